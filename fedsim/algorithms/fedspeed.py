@@ -1,0 +1,84 @@
+"""FedSpeed: prox-correction and a gradient taken uphill, for long local intervals.
+
+Source: Sun et al., "FedSpeed: Larger Local Interval, Less Communication Round, and Higher Generalization Accuracy", ICLR 2023
+(arXiv 2302.10429), Algorithm 1, and the authors' suite for the server's rule.
+
+Symbols: x local model, a model received (anchor), h = -lambda g^ dual (prox-correction, kept at the client), all [P]; lambda prox
+parameter (penalty ||x - a||^2 / (2 lambda)), rho ascent radius, alpha share of the uphill gradient.
+
+    g1 = grad(x);  g2 = grad(x + rho g1 / ||g1||), the same mini-batch
+    d  = (1 - alpha) g1 + alpha g2 + (x - a + h) / lambda             then x <- x - eta d
+    h <- h + (x_K - a)
+    server:  x <- a + mean_S (x_K - a) + mean of h
+
+The mean of h is over all N clients (mean_dual=everyone, the authors' suite and the default) or over the round's (mean_dual=active, the
+paper's box; far less stable under partial participation). Over a graph there is no mean over everyone: mean_dual=none is asked for.
+
+Departures: alpha = 1 in the authors' suite; gradient clipping, where set, covers the prox term too (the suite clips before part of it);
+lambda must exceed half the learning rate, below which the local steps diverge on the prox term alone.
+With rho = 0 this is FedDyn (Acar et al., ICLR 2021) with mu = 1 / lambda.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from fedsim.algorithms.base import COHORT, EVERYONE, ClientRule, norm
+from fedsim.component import NonNegative, Positive, Probability, component
+from fedsim.errors import require
+
+
+@component
+class FedSpeed(ClientRule):
+    """Prox-corrected client with an uphill gradient (Sun et al. 2023).
+
+    radius: rho; merge: alpha in [0, 1]; prox: lambda; mean_dual: whose duals the server adds.
+    """
+
+    radius: NonNegative = 0.1
+    merge: Probability = 1.0
+    prox: Positive = 10.0
+    mean_dual: Literal["everyone", "active", "none"] = "everyone"
+
+    def check(self, rate, graph):
+        meant = not graph or self.mean_dual != "everyone"
+        require(
+            meant,
+            "client.mean_dual",
+            self.mean_dual,
+            "a mean over all clients exists only at a server; over a graph accepted are none and active",
+        )
+        accepted = f"at least half the learning rate (local.rate={rate}); below it the prox term alone diverges"
+        require(self.prox >= rate / 2, "client.prox", self.prox, accepted)
+
+    @property
+    def channels(self):
+        dual = {"everyone": {"dual": EVERYONE}, "active": {"dual": COHORT}, "none": {}}[self.mean_dual]
+        return {"update": COHORT, **dual}
+
+    def init(self, x):
+        return {"dual": torch.zeros_like(x)}
+
+    def init_shared(self, x):
+        return {"mean_dual": torch.zeros_like(x)} if self.mean_dual == "everyone" else {}
+
+    def direction(self, grad, x, anchor, state, shared):
+        g = grad(x)
+        if self.radius > 0 and self.merge > 0:
+            peak = grad(x + self.radius / (norm(g) + 1e-7) * g)
+            g = (1 - self.merge) * g + self.merge * peak if self.merge < 1 else peak
+        return g + (x - anchor + state["dual"]) / self.prox
+
+    def finish(self, x, anchor, state, shared, info):
+        update = x - anchor
+        dual = state["dual"] + update
+        sent = {"everyone": {"dual": update}, "active": {"dual": dual}, "none": {}}[self.mean_dual]
+        return {"update": update, **sent}, {"dual": dual}
+
+    def absorb(self, shared, mixed):
+        if self.mean_dual == "everyone":  # the mean of h moves by what the cohort added to theirs
+            mean_dual = shared["mean_dual"] + mixed["dual"]
+            return {"mean_dual": mean_dual}, mean_dual
+        return shared, mixed.get("dual")

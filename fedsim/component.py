@@ -1,0 +1,65 @@
+"""Components: dataclasses whose fields are the settings, checked when they are built.
+
+    @component
+    class Bernoulli(Participation):
+        probability: Probability = 0.1
+
+A field's annotation is its whole schema; a bad value, an unknown key or a wrong type raises ConfigError.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import pydantic
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from fedsim.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]  # closed interval
+OpenProbability = Annotated[float, Field(gt=0, le=1)]  # zero excluded
+Fraction = Annotated[float, Field(ge=0, lt=1)]  # one excluded
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+T = TypeVar("T")
+_CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+
+@dataclass_transform()
+def component(cls: type[T]) -> type[T]:
+    """Make `cls` a checked dataclass. Checks that involve several fields belong in `__post_init__` (raise ConfigError)."""
+    made = pydantic_dataclass(cls, config=_CONFIG)
+    build = made.__init__
+
+    @functools.wraps(build)
+    def init(self: Any, *args: Any, **settings: Any) -> None:
+        try:
+            build(self, *args, **settings)
+        except pydantic.ValidationError as error:
+            raise _explain(made, error) from None
+
+    made.__init__ = init  # type: ignore[method-assign]
+    return made
+
+
+def settings_of(cls: type) -> list[str]:
+    """Names of a component's settings."""
+    return list(getattr(cls, "__pydantic_fields__", {}))
+
+
+def _explain(cls: type, error: pydantic.ValidationError) -> ConfigError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    location = [str(part) for part in first["loc"]]
+    known = settings_of(cls)
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return ConfigError(f"{cls.__name__}.{location[0]}", first["input"], f"unknown setting; accepted are {', '.join(known)}")
+    if first["type"] in ("missing", "missing_argument"):
+        return ConfigError(f"{cls.__name__}.{location[0]}", None, "this setting has no default and must be given")
+    field = location[0] if location and location[0] in known else ".".join(location)
+    messages = {e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["loc"] and str(e["loc"][0]) == field}
+    return ConfigError(f"{cls.__name__}.{field}", first["input"], " or ".join(sorted(messages)))

@@ -1,0 +1,128 @@
+"""What is measured, and when."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from fedsim import rng
+from fedsim.component import Fraction, PositiveInt, Probability, component
+from fedsim.data.shards import Shards
+from fedsim.engine.base import Session
+from fedsim.engine.task import MEAN_MODEL, EvaluateJob, Task
+
+BLOCK = 2000  # examples a job; fixed, so that sums do not depend on the number of workers
+Values = dict[tuple[str, int, str], float]  # (scope, node or -1, metric) -> value
+
+
+@component
+class Evaluation:
+    """What is measured, and when.
+
+    every: rounds between evaluations (the first models and the last round are always evaluated); split: examples that models are judged on;
+    objective: also the mean over clients of the client's mean training loss; clients: share of each client's examples kept from training,
+    on which the client's accuracy is measured, as quantiles and at the end per client (0: none); nodes: nodes of a graph that are
+    evaluated, a fixed keyed choice (null: all); target: accuracy for rounds to target (null: none).
+    """
+
+    every: PositiveInt = 10
+    split: Literal["test", "validation"] = "test"
+    objective: bool = False
+    clients: Fraction = 0.0
+    nodes: PositiveInt | None = None
+    target: Probability | None = None
+
+    def due(self, round: int, rounds: int) -> bool:
+        """Whether the models after `round` rounds are evaluated."""
+        return round % self.every == 0 or round == rounds
+
+
+class Evaluator:
+    """Measures models on a session. client_shards: each client's own held-out examples of the training split, or None."""
+
+    def __init__(self, settings: Evaluation, task: Task, session: Session, client_shards: Shards | None) -> None:
+        self.settings, self.task, self.session, self.client_shards = settings, task, session, client_shards
+        self.nodes = np.arange(task.receivers)
+        if settings.nodes is not None and settings.nodes < task.receivers:
+            self.nodes = np.sort(rng.generator(task.seed, "evaluated nodes").choice(task.receivers, settings.nodes, replace=False))
+
+    def measure(self, models: str, last: bool) -> Values:
+        """Values by (scope, node, metric). models: name of the array with the receivers' models; last: also values per node and client."""
+        if not self.task.rows:
+            found = self._model("server", models, 0)
+            return found | (self._clients(models, last) if self.client_shards is not None else {})
+        every = self.session.arena[models]
+        mean = every.mean(axis=0, dtype=np.float64)
+        self.session.arena[MEAN_MODEL][0] = mean
+        distance = np.sqrt(np.mean([np.square(row - mean).sum() for row in every]))
+        found = (
+            {("nodes", -1, "consensus_distance"): float(distance)} | self._nodes(models, last) | self._model("mean_model", MEAN_MODEL, 0)
+        )
+        return found | (self._clients(models, last) if self.client_shards is not None else {})
+
+    def _metrics(self, losses: np.ndarray, hits: np.ndarray, examples: int) -> dict[str, np.ndarray]:
+        values = {"loss": losses / examples}
+        return values | {"accuracy": hits / examples} if self.task.classification else values
+
+    def _model(self, scope: str, models: str, row: int) -> Values:
+        """Loss and accuracy of one model, examples in blocks."""
+        split, rows = self.settings.split, np.array([row])
+        total = len(getattr(self.task.dataset, split))
+        jobs = [EvaluateJob(models, rows, split, slice(start, min(start + BLOCK, total))) for start in range(0, total, BLOCK)]
+        parts = self.session.run(jobs)
+        losses, hits = (sum(part[which] for part in parts) for which in (0, 1))
+        found = {(scope, -1, name): float(value[0]) for name, value in self._metrics(losses, hits, total).items()}
+        if self.settings.objective:
+            found[scope, -1, "objective"] = self._objective(models, row)
+        return found
+
+    def _objective(self, models: str, row: int) -> float:
+        """Mean over the clients with data of the client's mean training loss: f of Wang & Ji (2024)."""
+        losses, _ = self._example_values(models, row)
+        shards, held = self.task.shards, self.task.shards.sizes > 0
+        sums = np.bincount(shards.owners, losses[shards.indices], len(shards))
+        return float((sums[held] / shards.sizes[held]).mean())
+
+    def _example_values(self, models: str, row: int) -> tuple[np.ndarray, np.ndarray]:
+        total = len(self.task.dataset.train)
+        blocks = [slice(start, min(start + BLOCK, total)) for start in range(0, total, BLOCK)]
+        parts = self.session.run([EvaluateJob(models, np.array([row]), "train", block, example_values=True) for block in blocks])
+        return tuple(np.concatenate([part[which][0] for part in parts]) for which in (0, 1))
+
+    def _nodes(self, models: str, last: bool) -> Values:
+        """Every evaluated node's model on the whole split: mean, worst and spread."""
+        split = self.settings.split
+        total = len(getattr(self.task.dataset, split))
+        blocks = np.array_split(self.nodes, min(self.task.local.groups, len(self.nodes)))
+        parts = self.session.run([EvaluateJob(models, rows, split, slice(0, total)) for rows in blocks])
+        losses, hits = (np.concatenate([part[which] for part in parts]) for which in (0, 1))
+        found: Values = {}
+        for name, values in self._metrics(losses, hits, total).items():
+            found |= _spread("nodes", name, values)
+            if last:
+                found |= {("node", int(node), name): float(value) for node, value in zip(self.nodes, values, strict=True)}
+        return found
+
+    def _clients(self, models: str, last: bool) -> Values:
+        """Each client's held-out examples, judged by the server's model or by the client's own node."""
+        shards = self.client_shards
+        tested = np.flatnonzero(shards.sizes > 0)
+        if self.task.rows:
+            jobs = [EvaluateJob(models, np.array([node]), "train", shards.shard(node)) for node in tested.tolist()]
+            hits = np.array([part[1][0] for part in self.session.run(jobs)])
+        else:
+            _, example_hits = self._example_values(models, 0)
+            hits = np.bincount(shards.owners, example_hits[shards.indices], len(shards))[tested]
+        accuracy = hits / shards.sizes[tested]
+        found = {("clients", -1, "accuracy_mean"): float(accuracy.mean()), ("clients", -1, "accuracy_min"): float(accuracy.min())}
+        for quantile in (10, 25, 50, 75, 90):
+            found["clients", -1, f"accuracy_q{quantile}"] = float(np.quantile(accuracy, quantile / 100))
+        if last:
+            found |= {("client", int(client), "accuracy"): float(value) for client, value in zip(tested, accuracy, strict=True)}
+        return found
+
+
+def _spread(scope: str, name: str, values: np.ndarray) -> Values:
+    statistics = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
+    return {(scope, -1, f"{name}_{statistic}"): float(value) for statistic, value in statistics.items()}

@@ -1,0 +1,61 @@
+"""Which examples a client uses in which local step: keyed by (seed, round, client), so the same for every algorithm, engine and worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim import rng
+from fedsim.data.shards import Shards
+from fedsim.local.settings import LocalTraining
+
+
+def local_steps(sizes: np.ndarray, settings: LocalTraining) -> np.ndarray:
+    """Local steps of clients with shards of these sizes: int64, same shape. An epoch is as many steps as the shard has batches."""
+    if settings.steps is not None:
+        return np.where(sizes > 0, settings.steps, 0)
+    return np.maximum(np.rint(settings.epochs * _steps_per_epoch(sizes, settings)), sizes > 0).astype(np.int64)
+
+
+def _steps_per_epoch(sizes: np.ndarray, settings: LocalTraining) -> np.ndarray:
+    if settings.last_batch == "keep":
+        return -(-sizes // settings.batch_size)
+    return np.where(sizes > 0, np.maximum(sizes // settings.batch_size, 1), 0)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of C clients over their local steps.
+
+    index: int64 [C, K, B], positions in the data set (padding repeats an example of the client); count: int64 [C, K], examples that count
+    in each batch (0 after a client's last step); steps: int64 [C].
+    """
+
+    index: np.ndarray
+    count: np.ndarray
+    steps: np.ndarray
+
+
+def draw_batches(shards: Shards, clients: np.ndarray, settings: LocalTraining, seed: int, round: int) -> Batches:
+    """Batches of these clients (int64 [C], none with an empty shard) in one round: each epoch is a fresh permutation of the shard."""
+    starts, sizes = shards.offsets[clients], shards.offsets[clients + 1] - shards.offsets[clients]
+    steps, per_epoch = local_steps(sizes, settings), _steps_per_epoch(sizes, settings)
+    epochs, width = int(np.max(-(-steps // per_epoch))), int(sizes.max())
+    outside = np.arange(width)[None, :] >= sizes[:, None]
+    orders = []
+    for epoch in range(epochs):
+        keys = rng.bits(seed, "batches", round, clients, width, stream=epoch)
+        keys[outside] = 1 << 32
+        orders.append(np.argsort(keys, axis=1, kind="stable"))
+    order = np.stack(orders, axis=1)  # [C, epochs, width]
+
+    step = np.arange(steps.max())[None, :]
+    first = (step % per_epoch[:, None]) * settings.batch_size  # [C, K]
+    count = np.minimum(settings.batch_size, sizes[:, None] - first)
+    count[step >= steps[:, None]] = 0
+    within = first[:, :, None] + np.arange(min(settings.batch_size, width))
+    within = np.where(within < sizes[:, None, None], within, 0)
+    epoch = np.minimum(step // per_epoch[:, None], epochs - 1)
+    picked = order[np.arange(len(clients))[:, None, None], epoch[:, :, None], within]
+    return Batches(shards.indices[starts[:, None, None] + picked], count, steps)

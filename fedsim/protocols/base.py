@@ -1,0 +1,70 @@
+"""Who trains, who hears whom: a protocol turns a cohort into a tick, the plan of one round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from fedsim.links import Heard, Links
+
+
+@dataclass(frozen=True)
+class Tick:
+    """The plan of one round.
+
+    cohort: clients that train, sorted int64 [S]; anchors: the receiver whose model each starts from [S]; receivers: those that step [r];
+    links: all links over which updates are merged; heard: those that carried; base: mixing matrix of the receivers' models [r, R], None:
+    each its own; others: [r, S], equal weights over the other senders heard, rows of zeros where there are none.
+    """
+
+    round: int
+    cohort: np.ndarray
+    anchors: np.ndarray
+    receivers: np.ndarray
+    links: Links
+    heard: Heard
+    base: csr_array | None
+    others: csr_array
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Bytes a message holds: model, vectors that follow the model to clients (shared), and each channel."""
+
+    model: int
+    shared: int
+    channels: dict[str, int]
+
+
+class Plan:
+    """A protocol bound to a population."""
+
+    receivers: int
+    links: Links | None  # None: a fresh graph each round
+
+    def tick(self, round: int, cohort: np.ndarray) -> Tick:
+        raise NotImplementedError("a protocol plans ticks")
+
+    def traffic(self, tick: Tick, payload: Payload, merged: bool) -> tuple[int, int]:
+        """Bytes clients sent and received in a tick. merged: updates are averaged with the weights of the models, so that one vector
+        carries both."""
+        raise NotImplementedError("a protocol counts bytes")
+
+
+class Protocol:
+    """Settings of a protocol. graph: whether clients are themselves the receivers."""
+
+    graph: ClassVar[bool]
+
+    def bind(self, clients: int, topology, mixing, seed: int) -> Plan:
+        """Plan for N clients; raises ConfigError for a topology or mixing that does not belong to it."""
+        raise NotImplementedError("a protocol binds to a population")
+
+
+def equal_weights(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> csr_array:
+    """A matrix of this shape with 1/n at each (row, column), n the entries of the row."""
+    counts = np.bincount(rows, minlength=shape[0])
+    return csr_array((1.0 / counts[rows], (rows, columns)), shape=shape)
