@@ -17,7 +17,7 @@ _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
     """A NumPy generator (Philox) for one key. seed, key: integers >= 0; purpose: what is drawn ("partition", ...)."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *key])))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), len(key), *key])))
 
 
 def derived_seed(seed: int, purpose: str, *key: int) -> int:
@@ -44,7 +44,7 @@ def bits(seed: int, purpose: str, round: int, clients: np.ndarray, width: int, s
     blocks = np.arange(-(-width // 4), dtype=np.uint64)
     ids = np.asarray(clients, dtype=np.uint64)[:, None]
     words = philox((blocks[None, :], ids, np.uint64(round), np.uint64(stream)), (int(state[0]), int(state[1])))
-    return np.stack(words, axis=-1).reshape(len(ids), -1)[:, :width]
+    return np.stack(words, axis=-1).reshape(len(ids), 4 * len(blocks))[:, :width]
 
 
 def uniform(seed: int, purpose: str, round: int, clients: np.ndarray, stream: int = 0) -> np.ndarray:

@@ -67,9 +67,10 @@ class FedSpeed(ClientRule):
     def direction(self, grad, x, anchor, state, shared):
         g = grad(x)
         if self.radius > 0 and self.merge > 0:
-            peak = grad(x + self.radius / (norm(g) + 1e-7) * g)
-            g = (1 - self.merge) * g + self.merge * peak if self.merge < 1 else peak
-        return g + (x - anchor + state["dual"]) / self.prox
+            peak = grad(torch.addcmul(x, g, self.radius / (norm(g) + 1e-7)))
+            g = torch.lerp(g, peak, self.merge) if self.merge < 1 else peak  # (1 - alpha) g1 + alpha g2
+        pull = (x - anchor).add_(state["dual"])
+        return torch.add(g, pull, alpha=1 / self.prox)
 
     def finish(self, x, anchor, state, shared, info):
         update = x - anchor

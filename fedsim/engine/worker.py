@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.algorithms.base import State
+from fedsim.algorithms.base import State, norm
 from fedsim.data.dataset import Dataset, Split
 from fedsim.engine.arena import Arena
 from fedsim.engine.task import SEEN, STATISTICS, EvaluateJob, Job, MixJob, Task, TrainJob
@@ -63,7 +63,8 @@ class Worker:
             return self._mix(job) if isinstance(job, MixJob) else self._evaluate(job)
 
     def _rows(self, name: str, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.arena[name][rows]).to(self.device)
+        """Copies of rows of an array, on the host."""
+        return torch.from_numpy(self.arena[name][rows])
 
     def _train(self, job: TrainJob) -> np.ndarray:
         task, norms = self.task, []
@@ -78,7 +79,7 @@ class Worker:
             if task.correction is not None:
                 messages[STATISTICS] = task.correction.statistics(chunk.anchor if task.combine_first else x, task.layout)
             self._keep(state, clients)
-            norms.append(torch.linalg.vector_norm(messages["update"], dim=-1, dtype=torch.float64).cpu().numpy())
+            norms.append(norm(messages["update"]).squeeze(-1).cpu().numpy())
             for channel, message in messages.items():
                 if sums is None:
                     self.arena[f"message/{channel}"][job.columns[part]] = message.cpu().numpy()
@@ -94,13 +95,14 @@ class Worker:
         task = self.task
         batches = draw_batches(task.shards, clients, task.local, task.seed, job.round)
         rows = anchors[:1] if (anchors == anchors[0]).all() else anchors
-        anchor = self._rows(job.models, rows).expand(len(clients), -1)
-        shared = {name: self._rows(f"shared/{name}", rows) for name in self.arena.named("shared/")}
-        return Chunk(batches, task.shards.sizes[clients], anchor, self._kept(anchor, clients), shared)
+        anchor = self._rows(job.models, rows).to(self.device).expand(len(clients), -1)
+        shared = {name: self._rows(f"shared/{name}", rows).to(self.device) for name in self.arena.named("shared/")}
+        sizes = task.shards.offsets[clients + 1] - task.shards.offsets[clients]
+        return Chunk(batches, sizes, anchor, self._kept(anchor, clients), shared)
 
     def _kept(self, anchor: Tensor, clients: np.ndarray) -> State:
         """The clients' kept state; a client that takes part for the first time starts from the rule's own."""
-        stored = {name: self._rows(f"client/{name}", clients) for name in self.arena.named("client/")}
+        stored = {name: self._rows(f"client/{name}", clients).to(self.device) for name in self.arena.named("client/")}
         if stored and not self.arena[SEEN][clients].all():
             fresh = self.task.rule.init(anchor)
             if MOMENTUM in stored:
@@ -135,7 +137,7 @@ class Worker:
         every = np.arange(len(examples))[job.examples]
         size = CONVOLUTION_BATCH if any(isinstance(part, nn.Conv2d) for part in self.module.modules()) else EVALUATION_BATCH
         for row in job.rows.tolist():
-            parameters = self.task.layout.views(self._rows(job.models, np.array([row]))[0])
+            parameters = self.task.layout.views(self._rows(job.models, np.array([row]))[0].to(self.device))
             for start in range(0, len(every), size):
                 inputs, targets = examples.batch(every[start : start + size])
                 outputs = torch.func.functional_call(self.module, parameters, (inputs,))

@@ -1,0 +1,52 @@
+# make run    install into .venv and run the main job
+# make test   install and run all tests
+# make lint   style and types
+# make clean  remove what these leave behind
+#
+# PYTHON=python3.12      another interpreter (3.11 or later) for a new environment
+# PIP_ARGS="..."         further arguments of every pip install
+# TORCH_BUILD=cu128      another build of PyTorch than cpu, for a new environment
+# TORCH_ARGS="..."       further arguments for installing PyTorch, such as the --index-url of the CPU builds
+# TEST_ARGS="..."        other arguments of pytest, such as tests/test_models.py
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+TORCH_BUILD ?= cpu
+TORCH_ARGS ?=
+TEST_ARGS ?= -q -n 2 --dist loadgroup
+
+RUN = $(VENV)/bin/fedsim demo
+PIP_INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+TORCH = torch==$(shell sed -n 's/^torch==//p' requirements.lock)
+INSTALLED = $(VENV)/.installed
+
+.PHONY: run test lint install clean
+
+run: install
+	$(RUN)
+
+test: install
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(TEST_ARGS)
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+install: $(INSTALLED)
+
+# PyTorch comes first, so that the lock finds it there: the build asked for where pip's sources have it, else whatever build they have (which
+# on Linux may bring CUDA; TORCH_ARGS then names the index of the CPU builds).
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedsim needs Python 3.11 or later: make PYTHON=python3.11")'
+	@test -x $(VENV)/bin/pip || { echo "Making the environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing $(TORCH) ($(TORCH_BUILD)) and the versions of requirements.lock (a few minutes the first time)"
+	@$(PIP_INSTALL) $(TORCH_ARGS) --no-deps $(TORCH)+$(TORCH_BUILD) 2>/dev/null || $(PIP_INSTALL) $(TORCH_ARGS) $(TORCH)
+	@$(PIP_INSTALL) -r requirements.lock
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find fedsim tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,137 @@
+"""Finding and reading data files. Every fault of a file is one ConfigError that names the setting and the path."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedsim.component import component
+from fedsim.data.dataset import DataSource
+from fedsim.errors import ConfigError
+
+ROOT_VARIABLE = "FEDSIM_DATA"
+_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
+
+
+@component
+class FileSource(DataSource):
+    """Base of the data sets read from files.
+
+    root: the folder that holds the data sets' folders, or the data set's own folder; None: the environment variable FEDSIM_DATA, and
+    ~/.cache/fedsim where that is not set.
+    """
+
+    root: str | None = None
+
+    def root_folder(self) -> Path:
+        """The folder `root` stands for."""
+        return Path(self.root or os.environ.get(ROOT_VARIABLE) or "~/.cache/fedsim").expanduser()
+
+
+def file_error(path: Path, fault: str, key: str = "data.root") -> ConfigError:
+    """The error for a file that cannot be used."""
+    return ConfigError(key, str(path), f"{path.name} {fault}")
+
+
+def absent(root: Path, name: str, folders: Iterable[str], note: str = "") -> ConfigError:
+    """The error for a file that is nowhere below `root`; `note` is added at its end."""
+    places = ", ".join(folder if folder != "." else "the folder itself" for folder in folders)
+    accepted = f"the folder that holds {name}, set by data.root or the environment variable {ROOT_VARIABLE} (looked in {places})"
+    return ConfigError("data.root", str(root), accepted + note)
+
+
+def find(root: Path, folders: Iterable[str], names: Iterable[str]) -> Path | None:
+    """The first file of one of the `names` in one of the `folders` below `root` ("." is root itself), or None."""
+    names = list(names)
+    for folder in folders:
+        for name in names:
+            path = root / folder / name
+            try:
+                if path.is_file():
+                    return path
+            except OSError as error:
+                raise file_error(path, f"cannot be looked up: {error.strerror}") from None
+    return None
+
+
+def need(root: Path, folders: Iterable[str], name: str) -> Path:
+    """The path of `name` below `root`; raises ConfigError where it is not there."""
+    folders = list(folders)
+    path = find(root, folders, [name])
+    if path is None:
+        raise absent(root, name, folders)
+    return path
+
+
+def read_bytes(path: Path, key: str = "data.root") -> bytes:
+    """The contents of a file, decompressed if it is gzip or xz (told by its first bytes)."""
+    try:
+        raw = path.read_bytes()
+        if raw[:2] == b"\x1f\x8b":
+            return gzip.decompress(raw)
+        return lzma.decompress(raw) if raw[:6] == b"\xfd7zXZ\x00" else raw
+    except FileNotFoundError:
+        raise file_error(path, "does not exist; accepted is an existing file", key) from None
+    except _UNREADABLE as error:
+        raise file_error(path, f"cannot be read, it may be truncated or damaged: {error}", key) from None
+
+
+def check_md5(content: bytes, expected: str | None) -> str | None:
+    """What is wrong with `content` (uncompressed, since compressed copies differ in their headers), or None. No `expected`, no check."""
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return f"has md5 {found} uncompressed, expected {expected}" if expected and found != expected else None
+
+
+def read_idx(content: bytes, path: Path, dimensions: int) -> np.ndarray:
+    """An IDX file of bytes as uint8 [n, ...] with so many `dimensions` (LeCun's format: magic number 0x0000080d, big-endian sizes, data)."""
+    start = 4 + 4 * dimensions
+    magic = bytes((0, 0, 8, dimensions))
+    if content[:4] != magic:
+        raise file_error(path, f"starts with {content[:4].hex() or 'nothing'}, an IDX file of {dimensions} dimensions with {magic.hex()}")
+    if len(content) < start:
+        raise file_error(path, f"ends inside its header: {len(content)} bytes, expected at least {start}")
+    shape = [int(size) for size in np.frombuffer(content, ">u4", dimensions, 4)]
+    total = math.prod(shape)  # Python integers: sizes in a damaged header do not overflow
+    if not total or len(content) - start != total:
+        raise file_error(path, f"holds {len(content) - start} values and its header promises {' x '.join(map(str, shape))}")
+    return np.frombuffer(content, np.uint8, total, start).reshape(shape).copy()  # a view of bytes could not be written to
+
+
+def read_npz(path: Path, needed: Iterable[str], key: str = "data.root") -> dict[str, np.ndarray]:
+    """All arrays of an .npz file (also .npz.xz), of which the `needed` must be there. Pickled objects are never loaded."""
+    content = read_bytes(path, key)
+    if content[:2] != b"PK":
+        raise file_error(path, "is not an .npz file; accepted is what numpy.savez writes", key)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (*_UNREADABLE, ValueError, KeyError, SyntaxError, RuntimeError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error):
+            fault = "holds Python objects; accepted are arrays of numbers (an .npz file written by numpy.savez)"
+        else:
+            fault = f"is not a readable .npz file, it may be truncated or damaged: {error}"
+        raise file_error(path, fault, key) from None
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise file_error(path, f"has no array {' nor '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}", key)
+    return arrays
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, compressed or not."""
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:  # also bad UTF-8
+        raise file_error(path, f"is not readable JSON: {error}") from None

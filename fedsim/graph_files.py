@@ -1,0 +1,108 @@
+"""Graphs from files: edge lists, GML, GraphML and MatrixMarket, plain or gzipped, with every fault turned into one line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from fedsim.errors import ConfigError, require
+
+KEY = "topology.path"
+_COMMENT = ("#", "%")
+_HEADERS = ({"source", "target"}, {"from", "to"}, {"src", "dst"}, {"node1", "node2"})
+
+
+def read_graph(path: str) -> tuple[int, np.ndarray]:
+    """(number of nodes, edges int64 [E, 2]) of the graph in `path`; see `topology.GraphFile` for formats and numbering. ConfigError names
+    what is wrong with a file that is missing, damaged, of another kind, or without a node."""
+    name = Path(os.path.expanduser(path))
+    suffix = (name.with_suffix("") if name.suffix == ".gz" else name).suffix.lower()
+    if suffix not in _READERS:
+        raise ConfigError(KEY, path, f"a file that ends in one of {', '.join(_READERS)}, each also followed by .gz")
+    try:
+        raw = name.read_bytes()
+        text = (gzip.decompress(raw) if name.suffix == ".gz" else raw).decode("utf-8")
+        nodes, edges = _READERS[suffix](text)
+    except Exception as error:  # networkx, scipy, zlib and the XML parser raise a dozen kinds on a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(KEY, path, f"a readable graph file ({reason[:200]})") from None
+    require(nodes > 0, KEY, path, "a graph with at least one node")
+    return nodes, edges
+
+
+def _edge_list(text: str) -> tuple[int, np.ndarray]:
+    pairs = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith(_COMMENT):
+            continue
+        fields = next(csv.reader([line], skipinitialspace=True)) if "," in line else line.split()
+        if len(fields) < 2 or not fields[0] or not fields[1]:
+            raise ValueError(f"line {number} holds no pair of nodes")
+        pairs.append(fields[:2])
+    if pairs and _is_header(pairs):
+        pairs = pairs[1:]
+    labels = np.array(pairs, dtype=str).reshape(-1, 2)
+    try:
+        labels = labels.astype(np.int64)
+    except (ValueError, OverflowError):
+        pass  # names; sorted as text
+    names, position = np.unique(labels, return_inverse=True)
+    return len(names), position.reshape(-1, 2).astype(np.int64)
+
+
+def _is_header(pairs: list[list[str]]) -> bool:
+    def whole(field: str) -> bool:
+        return re.fullmatch(r"[+-]?\d+", field) is not None
+
+    if {field.lower() for field in pairs[0]} in _HEADERS:
+        return True
+    return len(pairs) > 1 and not any(map(whole, pairs[0])) and all(whole(field) for pair in pairs[1:] for field in pair)
+
+
+def _gml(text: str) -> tuple[int, np.ndarray]:
+    import networkx
+
+    # networkx refuses repeated edges unless the file says that it has some
+    return _numbered(networkx.parse_gml(re.sub(r"(?m)^(\s*graph\s*\[)", r"\1\nmultigraph 1\n", text, count=1), label="id"))
+
+
+def _graphml(text: str) -> tuple[int, np.ndarray]:
+    import networkx
+
+    return _numbered(networkx.parse_graphml(text))
+
+
+def _numbered(graph: object) -> tuple[int, np.ndarray]:
+    number = {node: index for index, node in enumerate(graph.nodes())}  # type: ignore[attr-defined]
+    edges = [(number[edge[0]], number[edge[1]]) for edge in graph.edges()]  # type: ignore[attr-defined]
+    return len(number), np.array(edges, dtype=np.int64).reshape(-1, 2)
+
+
+def _matrix_market(text: str) -> tuple[int, np.ndarray]:
+    import scipy.io
+    import scipy.sparse as sparse
+
+    matrix = sparse.coo_array(scipy.io.mmread(io.BytesIO(text.encode())))
+    rows, columns = matrix.shape
+    if rows != columns:
+        raise ValueError(f"the matrix is {rows} x {columns}, not square")
+    if not np.isfinite(matrix.data).all():
+        raise ValueError("an entry is not finite")
+    joined = matrix.data != 0
+    return rows, np.stack([matrix.row[joined], matrix.col[joined]], axis=1).astype(np.int64)
+
+
+_READERS = {
+    ".txt": _edge_list,
+    ".csv": _edge_list,
+    ".edgelist": _edge_list,
+    ".gml": _gml,
+    ".graphml": _graphml,
+    ".mtx": _matrix_market,
+}

@@ -1,0 +1,122 @@
+"""What every client rule and aggregator promises: one text for [P] and for a stack [C, P], and no hidden changes to what it is given."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+import torch
+
+import fedsim.algorithms
+from fedsim.algorithms import Aggregator, ClientRule, FedSpeed, LocalInfo
+
+for module in pkgutil.iter_modules(fedsim.algorithms.__path__):
+    importlib.import_module(f"fedsim.algorithms.{module.name}")
+
+
+def parts_of_fedsim(base):
+    """All component classes of the package below `base`."""
+    found, new = set(), {base}
+    while new:
+        new = {below for cls in new for below in cls.__subclasses__() if below.__module__.startswith("fedsim.algorithms.")} - found
+        found |= new
+    return sorted((cls for cls in found if not inspect.isabstract(cls)), key=lambda cls: cls.__name__)
+
+
+VARIANTS = [FedSpeed(mean_dual=whose, merge=merge) for whose in ("active", "none") for merge in (0.5, 1.0)]
+RULES = [ClientRule(), *(cls() for cls in parts_of_fedsim(ClientRule)), *VARIANTS]
+AGGREGATORS = [Aggregator(), *(cls() for cls in parts_of_fedsim(Aggregator))]
+CLIENTS, SIZE, ROUNDS, STEPS, RATE = 4, 7, 3, 3, 0.1
+
+
+def named(parts):
+    return pytest.mark.parametrize("part", parts, ids=repr)
+
+
+def random(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+CENTRES, SCALES = random(CLIENTS, SIZE, seed=1), 1 + random(CLIENTS, 1, seed=2).abs()
+
+
+def gradient_of(rows):
+    """The gradients of different functions at each row; works on [P] for one row and on [C, P] for many."""
+    return lambda x: SCALES[rows] * (x - CENTRES[rows]) + torch.sin(3 * x)
+
+
+class Watch:
+    """Copies of tensors, to see that they were not changed in place."""
+
+    def __init__(self, **tensors):
+        self.tensors = {name: value for name, value in tensors.items()}
+        self.copies = {name: clone(value) for name, value in tensors.items()}
+
+    def check(self):
+        for name, value in self.tensors.items():
+            torch.testing.assert_close(value, self.copies[name], rtol=0, atol=0, msg=f"{name} was changed in place")
+
+
+def clone(value):
+    return {key: part.clone() for key, part in value.items()} if isinstance(value, dict) else value.clone()
+
+
+def play(rule, rows):
+    """A few rounds of one client (rows an index) or of a stack (rows a slice): all messages, states, shared vectors and additions."""
+    x0 = random(CLIENTS, SIZE, seed=3)[rows]
+    state, shared, trace = rule.init(x0), rule.init_shared(x0), []
+    for round in range(ROUNDS):
+        anchor = random(CLIENTS, SIZE, seed=10 + round)[rows]
+        watch = Watch(anchor=anchor, state=state, shared=shared)
+        x = rule.start(anchor, state, shared).clone()
+        for _ in range(STEPS):
+            here = Watch(x=x)
+            step = rule.direction(gradient_of(rows), x, anchor, state, shared)
+            here.check()
+            x = x - RATE * step
+        one = torch.ones_like(x[..., :1])
+        messages, after = rule.finish(x, anchor, state, shared, LocalInfo(STEPS * one, STEPS * RATE * one, 20 * one))
+        assert messages.keys() == rule.channels.keys() and after.keys() == rule.init(x0).keys()
+        new_shared, addition = rule.absorb(shared, messages)
+        assert new_shared.keys() == rule.init_shared(x0).keys()
+        watch.check()
+        state, shared = after, new_shared
+        trace.append([x, messages, state, shared, torch.zeros_like(x) if addition is None else addition])
+    return trace
+
+
+def pick(value, row):
+    return {name: part[row] for name, part in value.items()} if isinstance(value, dict) else value[row]
+
+
+@named(RULES)
+def test_a_stack_of_clients_is_each_client_alone(part):
+    stacked = play(part, slice(None))
+    for client in range(CLIENTS):
+        alone = play(part, client)
+        expected = [[pick(value, client) for value in round] for round in stacked]
+        torch.testing.assert_close(alone, expected, rtol=1e-12, atol=1e-12)
+
+
+@named([rule for rule in RULES if rule.plain_sgd])
+def test_a_rule_that_declares_plain_sgd_defines_nothing_else(part):
+    hooks = ("start", "direction", "finish")
+    assert all(getattr(type(part), hook) is getattr(ClientRule, hook) for hook in hooks)
+
+
+@named(AGGREGATORS)
+def test_aggregators_step_row_by_row_and_change_nothing_in_place(part):
+    base, mixed = random(CLIENTS, SIZE, seed=4), random(CLIENTS, SIZE, seed=5)
+    state = part.init_receiver(base)
+    watch = Watch(base=base, mixed=mixed, state=state)
+    following, after = part.step(base, mixed, state)
+    watch.check()
+    assert after.keys() == state.keys() and (following - base).abs().max() > 0
+    for row in range(CLIENTS):
+        alone = part.step(base[row], mixed[row], part.init_receiver(base[row]))
+        torch.testing.assert_close(alone, (following[row], pick(after, row)), rtol=1e-12, atol=1e-12)
+
+
+def test_the_rules_of_the_package_were_found():
+    assert {"FedSpeed", "Sgd"} <= {cls.__name__ for cls in parts_of_fedsim(ClientRule)}
+    assert {"FedAU", "FedAvg"} <= {cls.__name__ for cls in parts_of_fedsim(Aggregator)}
