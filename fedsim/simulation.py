@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +31,7 @@ from fedsim.protocols.base import Plan, Protocol
 from fedsim.protocols.gossip import Gossip
 from fedsim.protocols.server import Server
 from fedsim.recording.book import Book
+from fedsim.recording.describe import describe
 from fedsim.recording.loggers import Logger
 from fedsim.recording.progress import RoundProgress
 from fedsim.recording.recorder import Recorder
@@ -69,7 +70,7 @@ class Simulation:
     client, aggregator, correction: the algorithm; participation: who takes part; protocol, topology, mixing: who hears whom;
     local, schedule: local training and the learning rate over rounds; engine: where it runs; evaluation: what is measured;
     rounds; seed: of every draw; folder: where to record (None: in memory only); loggers; progress; plots: also draw the clients' labels;
-    config, overrides: what is recorded beside the results.
+    config, overrides: what is recorded beside the results (config: by default `describe()`).
     """
 
     data: DataSource
@@ -165,10 +166,15 @@ class Simulation:
         what = type(self.aggregator).__name__
         require(lasting, "aggregator", what, "remembers links, and topology.per_round=true draws them afresh; use topology.per_round=false")
 
+    def describe(self) -> dict[str, Any]:
+        """The settings of all parts as plain data, in the form of a configuration file."""
+        recorded = [field.name for field in fields(self) if field.name not in ("folder", "loggers", "progress", "plots", "config", "overrides")]
+        return {name: describe(getattr(self, name)) for name in recorded}
+
     def run(self) -> Result:
         """Run all rounds. Raises ConfigError before anything starts; any later error is recorded in status.json and raised."""
         prepared = self.prepare()
-        recorder = Recorder(self.folder, self.config, self.overrides, self.loggers)
+        recorder = Recorder(self.folder, self.config or self.describe(), self.overrides, self.loggers)
         recorder.start()
         try:
             return self._run(prepared, recorder)

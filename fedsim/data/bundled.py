@@ -15,9 +15,10 @@ from fedsim.rng import generator
 
 @component
 class Digits(DataSource):
-    """Handwritten digits of 8 x 8 pixels with values 0 to 16, 10 classes, 1,797 samples (Alpaydin and Kaynak, 1998; the copy in scikit-learn).
+    """Handwritten digits of 8 x 8 pixels with values 0 to 16, 10 classes, 1,797 samples.
 
-    Images are uint8 [n, 1, 8, 8], scale 1/16. test: share of the samples in the test part, which is the same for every seed.
+    Source: Alpaydin and Kaynak (1998), the copy in scikit-learn. Images are uint8 [n, 1, 8, 8], scale 1/16.
+    test: share of the samples in the test part, which is the same for every seed.
     """
 
     test: Share = 0.2
@@ -38,8 +39,9 @@ class Digits(DataSource):
 class Synthetic(DataSource):
     """A learnable problem of any size, drawn with the run's seed.
 
-    Classification: each class has a mean drawn from N(0, I/d), of length about 1 (d values per sample); x = mean of its class + noise * N(0, I);
-    the classes are equally frequent. Regression: x from N(0, I), y = W x + b + noise * N(0, I) with W from N(0, I/d) and b from N(0, I).
+    Classification: each class has a mean drawn from N(0, I/d), of length about 1 (d values per sample); x = mean of its class +
+    noise * N(0, I); the classes are equally frequent.
+    Regression: x from N(0, I), y = W x + b + noise * N(0, I) with W from N(0, I/d) and b from N(0, I).
     A larger `samples` or `test` appends samples to those of a smaller one.
 
     samples, test: numbers of training (validation included) and of test samples; shape: of one sample, [d] features or [C, H, W];

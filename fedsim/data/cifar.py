@@ -1,7 +1,7 @@
 """Reading CIFAR-10 batches without running anything that is stored in them.
 
-A batch is the official pickle ({"data": uint8 [n, 3072], "labels": list of n}, written by Python 2), or a lossless picture NAME.webp in a folder
-`mosaic` (square tiles of 32 x 32 in the official order, row by row) with its labels in NAME.json.gz ({"labels": [n]}).
+A batch is the official pickle ({"data": uint8 [n, 3072], "labels": list of n}, written by Python 2), or a lossless picture NAME.webp
+in a folder `mosaic` (tiles of 32 x 32 in the official order, row by row) with its labels in NAME.json.gz ({"labels": [n]}).
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def moments(x: np.ndarray, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def number_clients(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Client ids of any kind as int64: those of the training samples 0..K-1 in sorted order, those only among the test samples after them."""
+    """Client ids of any kind as int64: those of the training samples 0..K-1 in sorted order, then those only among the test samples."""
     known = np.unique(train)
     unseen = np.setdiff1d(test, known)
     at = np.searchsorted(known, test).clip(max=len(known) - 1)

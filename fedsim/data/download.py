@@ -41,7 +41,10 @@ class DownloadSource(FileSource):
     def __post_init__(self) -> None:
         for address in self.url:
             require(
-                address.startswith(("http://", "https://")), f"{type(self).__name__}.url", address, "addresses that start with http:// or https://"
+                address.startswith(("http://", "https://")),
+                f"{type(self).__name__}.url",
+                address,
+                "addresses that start with http:// or https://",
             )
 
     def download(self, name: str, folder: Path, unpack: Unpack, wanted: str = "", note: str = "") -> list[Path]:

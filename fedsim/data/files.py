@@ -95,7 +95,7 @@ def check_md5(content: bytes, expected: str | None) -> str | None:
 
 
 def read_idx(content: bytes, path: Path, dimensions: int) -> np.ndarray:
-    """An IDX file of bytes as uint8 [n, ...] with so many `dimensions` (LeCun's format: magic number 0x0000080d, big-endian sizes, data)."""
+    """An IDX file of bytes as uint8 [n, ...] of so many `dimensions`: magic number 0x0000080d, big-endian sizes, data (LeCun's format)."""
     start = 4 + 4 * dimensions
     magic = bytes((0, 0, 8, dimensions))
     if content[:4] != magic:

@@ -45,7 +45,9 @@ class _IdxImages(DownloadSource):
         """The data set of these parts, with the fixed mean and standard deviation of the pixels."""
         classes = len(self._label_names)
         mean, std = per_channel(self._mean), per_channel(self._std)
-        return Dataset(self._name, "classification", classes, classes, train, validation, test, mean, std, 1 / 255, label_names=self._label_names)
+        return Dataset(
+            self._name, "classification", classes, classes, train, validation, test, mean, std, 1 / 255, label_names=self._label_names
+        )
 
     def read(self) -> tuple[Split, Split]:
         """The whole training and test part, images uint8 [n, 1, H, W]."""

@@ -34,7 +34,9 @@ class MnistWriters(MNIST):
         for name, part in (("train", train), ("test", test)):
             ids = writers[name]
             if ids.dtype.kind not in "iu" or ids.shape != (len(part),):
-                raise file_error(path, f"holds {name} of type {ids.dtype} and shape {ids.shape}, expected whole numbers of shape ({len(part)},)")
+                raise file_error(
+                    path, f"holds {name} of type {ids.dtype} and shape {ids.shape}, expected whole numbers of shape ({len(part)},)"
+                )
         train_writers, test_writers = number_clients(writers["train"], writers["test"])
         kept, validation = self.hold_out(Split(train.x, train.y, train_writers), seed)
         return self.dataset(kept, validation, Split(test.x, test.y, test_writers))
@@ -46,8 +48,8 @@ class MnistWriters(MNIST):
 class Har(FileSource):
     """Human activity by smartphone (Anguita et al., 2013): 10,299 windows of 2.56 s, 30 subjects, 6 activities.
 
-    form: "windows": float32 [n, 9, 128], body and total acceleration and angular velocity at 50 Hz; "features": float32 [n, 132] made of them.
-    The test part is the nine official test subjects; the 21 others train.
+    form: "windows": float32 [n, 9, 128], body acceleration, angular velocity and total acceleration at 50 Hz; "features": float32 [n, 132],
+    made of the windows. The test part is the nine official test subjects; the 21 others train.
     """
 
     form: Literal["features", "windows"] = "features"
@@ -84,17 +86,27 @@ class Har(FileSource):
 
 def _undo_differences(delta: np.ndarray, scale: np.ndarray, path: Path) -> np.ndarray:
     """Windows float32 [n, channels, length] from whole-number differences along the last axis and one scale per channel."""
-    if delta.ndim != 3 or delta.dtype.kind not in "iu" or scale.shape != delta.shape[1:2] or scale.dtype.kind != "f" or not np.all(scale > 0):
-        raise file_error(path, f"holds delta of shape {delta.shape} and scale of shape {scale.shape}, expected (n, channels, length) and (channels,) > 0")
+    if (
+        delta.ndim != 3
+        or delta.dtype.kind not in "iu"
+        or scale.shape != delta.shape[1:2]
+        or scale.dtype.kind != "f"
+        or not np.all(scale > 0)
+    ):
+        raise file_error(
+            path, f"holds delta of shape {delta.shape} and scale of shape {scale.shape}, expected (n, channels, length) and (channels,) > 0"
+        )
     return (np.cumsum(delta, axis=2, dtype=np.int32) / scale[:, None]).astype(np.float32)
 
 
 @component
 class HeartDisease(FileSource):
-    """Heart disease at four hospitals (Detrano et al., 1989; processed UCI files): 920 patients, 13 features, disease (label > 0) or none.
+    """Heart disease at four hospitals: 920 patients, 13 features, disease (label > 0) or none (Detrano et al., 1989; processed UCI files).
 
-    The clients are 0 Cleveland, 1 Hungary, 2 Switzerland, 3 Long Beach VA. Missing values ("?") become the feature's median over the training
-    part of all hospitals; zeros stay as they are in the files. test: share of each hospital's patients in the test part, the same for every seed.
+    The clients are 0 Cleveland, 1 Hungary, 2 Switzerland, 3 Long Beach VA. Missing values ("?") become the feature's median over the
+    training part of all hospitals; zeros stay as they are in the files.
+
+    test: share of each hospital's patients in the test part, which is the same for every seed.
     """
 
     test: Share = 0.2
@@ -116,10 +128,11 @@ class HeartDisease(FileSource):
             raise ConfigError("data.limit", self.limit, "more training samples: a feature has no known value to fill the missing ones with")
         median = np.nanmedian(kept.x, axis=0)
         parts = [part for part in (kept, validation, test) if part is not None]
-        missing = sum(int(np.isnan(part.x).sum()) for part in parts)
-        for part in parts:
-            np.copyto(part.x, median, where=np.isnan(part.x))
-        notes = {"imputed": f"{missing} of {sum(part.x.size for part in parts)} values are missing and set to the training median of their feature"}
+        holes = [np.isnan(part.x) for part in parts]
+        for part, hole in zip(parts, holes, strict=True):
+            np.copyto(part.x, median, where=hole)
+        missing, total = sum(hole.sum() for hole in holes), sum(hole.size for hole in holes)
+        notes = {"imputed": f"{missing} of {total} values are missing and set to the training median of their feature"}
         mean, std = moments(kept.x)
         names = ["no disease", "disease"]
         return Dataset("heart_disease", "classification", 2, 2, kept, validation, test, mean, std, label_names=names, notes=notes)
@@ -150,7 +163,7 @@ def _read_patients(path: Path) -> np.ndarray:
 
 @component
 class Shakespeare(FileSource):
-    """Shakespeare by speaking role: the next character after `length` characters (task of LEAF, Caldas et al., 2018), 1,339 roles in 37 plays.
+    """Shakespeare by speaking role, 1,339 roles in 37 plays: the next character after `length` characters (Caldas et al., LEAF, 2018).
 
     x: token ids int64 [n, length]; y: id of the next character int64 [n]; the ids number the characters of the whole text in sorted order.
     The last 20 % of each role's text are its test part; no window lies in both parts. Roles too short for one training window are left out.

@@ -14,8 +14,6 @@ from fedsim.data.files import file_error, read_npz
 
 KEY = "data.file"
 
-KEY = "data.file"
-
 
 @component
 class Npz(DataSource):
@@ -23,9 +21,11 @@ class Npz(DataSource):
 
     x: [n, d] features, [n, C, H, W] images, [n, H, W] grey images if of type uint8, or any other [n, ...]. uint8 stays uint8 and is scaled
     by 1/255, other numbers become float32; all are standardised with the mean and standard deviation of the training part, per feature
-    [n, d] or per channel [n, C, ...]. y: whole numbers 0..classes-1 [n], or real numbers [n] or [n, outputs]. client: whole numbers or text [n].
+    [n, d] or per channel [n, C, ...]. y: whole numbers 0..classes-1 [n], or real numbers [n] or [n, outputs].
+    client: whole numbers >= 0 or text [n].
 
-    file: path of the file; task: None takes whole-number y as classes and real y as regression; classes: None counts them (greatest label + 1);
+    file: path of the file; task: None takes whole-number y as classes and real y as regression;
+    classes: None counts them (greatest label + 1, at least 2);
     test: share of the samples in the test part where the file has no x_test; the part is the same for every seed.
     Raises ConfigError("data.file", ...) for a file that cannot be used: NaN or infinite values, lengths or shapes that do not fit, ...
     """
@@ -63,7 +63,9 @@ class Npz(DataSource):
         if train.x.shape[1:] != test.x.shape[1:] or train.y.shape[1:] != test.y.shape[1:]:
             raise _FaultError("has samples of other shapes in x_test or y_test than in x or y")
         if train.x.dtype != test.x.dtype:
-            raise _FaultError(f"has x of type {arrays['x'].dtype} and x_test of type {arrays['x_test'].dtype}; accepted is uint8 in both or in neither")
+            raise _FaultError(
+                f"has x of type {arrays['x'].dtype} and x_test of type {arrays['x_test'].dtype}; accepted is uint8 in both or in neither"
+            )
         if clients is None:
             return train, test
         if test_clients is None:
@@ -111,7 +113,9 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
     bad = np.argwhere(~np.isfinite(converted))
     if len(bad):
         at = tuple(int(i) for i in bad[0])
-        raise _FaultError(f"has {len(bad)} values in {name} that are NaN, infinite or too large, the first {values[at]} at {list(at)}; accepted are finite")
+        raise _FaultError(
+            f"has {len(bad)} values in {name} that are NaN or infinite, the first {values[at]} at {list(at)}; accepted are finite"
+        )
     return converted
 
 
@@ -121,7 +125,9 @@ def _labels(y: np.ndarray, name: str) -> np.ndarray:
     if y.dtype.kind not in "iub":
         whole = _finite(y, name)
         if np.any(whole != np.floor(whole)):
-            raise _FaultError(f"has labels {name} that are not whole numbers (such as {y[whole != np.floor(whole)][0]}); data.task=regression takes those")
+            raise _FaultError(
+                f"has labels {name} that are not whole numbers (such as {y[whole != np.floor(whole)][0]}); data.task=regression takes those"
+            )
     return y.astype(np.int64)
 
 
@@ -137,5 +143,7 @@ def _clients(arrays: dict[str, np.ndarray], name: str, samples: int) -> np.ndarr
         return None
     ids = arrays[name]
     if ids.dtype.kind not in "iuU" or ids.shape != (samples,) or (ids.dtype.kind != "U" and ids.min() < 0):
-        raise _FaultError(f"has {name} of type {ids.dtype} and shape {ids.shape}; accepted are whole numbers >= 0 or text of shape [{samples}]")
+        raise _FaultError(
+            f"has {name} of type {ids.dtype} and shape {ids.shape}; accepted are whole numbers >= 0 or text of shape [{samples}]"
+        )
     return ids

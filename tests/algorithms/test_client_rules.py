@@ -30,7 +30,7 @@ CLIENTS, SIZE, ROUNDS, STEPS, RATE = 4, 7, 3, 3, 0.1
 
 
 def named(parts):
-    return pytest.mark.parametrize("part", parts, ids=repr)
+    return pytest.mark.parametrize("part", parts, ids=lambda part: type(part).__name__ if "object at" in repr(part) else repr(part))
 
 
 def random(*shape, seed):

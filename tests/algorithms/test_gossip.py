@@ -28,18 +28,18 @@ def graph_run(rounds, order="adapt_then_combine", mixing=None, **parts):
     ],
 )
 def test_adapt_then_combine_mixes_the_trained_models(mixing, by_hand):
-    np.testing.assert_allclose(graph_run(1, mixing=mixing), by_hand, rtol=1e-6)
+    np.testing.assert_allclose(graph_run(1, mixing=mixing), by_hand, rtol=1e-6, atol=1e-6)
 
 
 def test_adapt_then_combine_second_round():
     # from (0, 6), (2, 8), (-2, 4) halfway to the centres: (6, 3), (1, 16), (-7, 8)
-    np.testing.assert_allclose(graph_run(2), [[0, 9], [8 / 3, 35 / 3], [-8 / 3, 19 / 3]], rtol=1e-6)
+    np.testing.assert_allclose(graph_run(2), [[0, 9], [8 / 3, 35 / 3], [-8 / 3, 19 / 3]], rtol=1e-6, atol=1e-6)
 
 
 def test_combine_then_adapt_mixes_the_models_as_they_were_and_adds_the_own_update():
-    np.testing.assert_allclose(graph_run(1, "combine_then_adapt"), [[6, 0], [0, 12], [-6, 6]], rtol=1e-6)
+    np.testing.assert_allclose(graph_run(1, "combine_then_adapt"), [[6, 0], [0, 12], [-6, 6]], rtol=1e-6, atol=1e-6)
     # mixed (0, 6), (2, 8), (-2, 4), plus half of what each model lacked to its centre: (3, 0), (0, 6), (-3, 3)
-    np.testing.assert_allclose(graph_run(2, "combine_then_adapt"), [[3, 6], [2, 14], [-5, 7]], rtol=1e-6)
+    np.testing.assert_allclose(graph_run(2, "combine_then_adapt"), [[3, 6], [2, 14], [-5, 7]], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_an_absent_node_neither_trains_nor_sends_nor_receives(mixing, by_hand):
     """From (1, 1) with the centres moved by 1, so that nodes 0 and 1 train to (6, 0) and (0, 12)."""
     centres = [[11, -1], [-1, 23], [7, 7]]
     graph = {"protocol": Gossip(), "topology": Star(), "mixing": mixing, "participation": Cohorts([0, 1])}
-    np.testing.assert_allclose(quadratic_run(centres, 1, start=1.0, aggregator=PLAIN, **graph).models, by_hand, rtol=1e-6)
+    np.testing.assert_allclose(quadratic_run(centres, 1, start=1.0, aggregator=PLAIN, **graph).models, by_hand, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("order", ["adapt_then_combine", "combine_then_adapt"])

@@ -63,6 +63,7 @@ def _write_run(
         recorder.status("diverged", "the loss is not finite")
     elif end == "done":
         recorder.finish({}) if picture else recorder.status("done")
+    recorder._close()
     return folder
 
 

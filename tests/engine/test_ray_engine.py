@@ -1,0 +1,157 @@
+"""The Ray engine: the same bytes as in process, errors that surface, and nothing left behind."""
+
+import json
+import os
+import socket
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from fedsim.algorithms import FedAU, FedSpeed, VarianceCorrection
+from fedsim.engine import arena as arena_file
+from fedsim.engine import ray as ray_file
+from fedsim.engine.ray import Ray, RaySession
+from fedsim.engine.task import MixJob
+from fedsim.errors import ConfigError
+from fedsim.evaluation import Evaluation
+from fedsim.local import LocalTraining
+from fedsim.participation import Bernoulli, Uniform
+from fedsim.protocols import Gossip
+from fedsim.topology import Ring
+from tests.helpers import blobs_simulation
+
+SERVER = {  # vectors of every kind: kept state, momentum, shared vectors, two channels, empty clients of a cohort
+    "client": FedSpeed(),
+    "aggregator": FedAU(),
+    "participation": Bernoulli(probability=0.5),
+    "local": LocalTraining(steps=2, batch_size=4, rate=0.2, momentum=0.5, keep_momentum=True, clients_per_batch=1),
+    "evaluation": Evaluation(every=3, objective=True, clients=0.3),
+}
+GRAPH = {
+    "client": FedSpeed(mean_dual="none"),
+    "correction": VarianceCorrection(),
+    "participation": Uniform(cohort=6),
+    "protocol": Gossip(same_start=False),
+    "topology": Ring(),
+    "evaluation": Evaluation(every=3, clients=0.3),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_long_wait(monkeypatch):
+    monkeypatch.setattr(ray_file, "START_SECONDS", 60)
+
+
+def living_actors() -> list[str]:
+    from ray._private.state import actors
+
+    return [actor["ActorID"] for actor in actors().values() if actor["State"] != "DEAD"]
+
+
+def assert_nothing_is_left() -> None:
+    deadline = time.monotonic() + 20  # Ray ends an actor some time after it was told to
+    while living_actors() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert living_actors() == []
+    assert not list(arena_file.SHARED_MEMORY.glob(f"fedsim-{os.getpid()}-*"))
+
+
+def values(result):
+    table = result.metrics
+    return table[~table.metric.str.startswith("seconds")].drop(columns="clock").reset_index(drop=True)
+
+
+@pytest.mark.parametrize("engine", [Ray(workers=1), Ray(workers=3), Ray(workers=2, shared_memory=False)], ids=["1", "3", "messages"])
+@pytest.mark.parametrize("parts", [SERVER, GRAPH], ids=["server", "graph"])
+def test_same_bytes_as_in_process(ray_session, parts, engine):
+    """Three workers are more than the session's CPUs; without shared memory, vectors travel as between machines."""
+    expected, found = (blobs_simulation(6, **parts, **engines).run() for engines in ({}, {"engine": engine}))
+    assert found.models.tobytes() == expected.models.tobytes()
+    assert values(found).equals(values(expected))
+    assert_nothing_is_left()
+
+
+class Fragile(nn.Linear):
+    """Passes the check on zeros, evaluates, and breaks where it is trained."""
+
+    def __init__(self, input_shape, outputs, fault: str) -> None:
+        super().__init__(input_shape[0], outputs)
+        self.fault = fault
+
+    def forward(self, x):
+        if torch.is_grad_enabled() and self.fault == "raise":
+            raise ArithmeticError("no gradient today")
+        if torch.is_grad_enabled() and self.fault == "die":
+            os._exit(1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("fault", "says"), [("raise", "no gradient today"), ("die", "died")])
+def test_a_job_that_fails_ends_the_run_and_leaves_nothing(ray_session, tmp_path, fault, says):
+    simulation = blobs_simulation(model=partial(Fragile, fault=fault), engine=Ray(), folder=tmp_path)
+    with pytest.raises(Exception, match=says) as error:
+        simulation.run()
+    assert isinstance(error.value, ArithmeticError) or fault == "die"
+    assert_nothing_is_left()
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["status"] == "failed" and says in status["traceback"]
+    assert '"round": 0' in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_shared_memory_that_is_too_small_is_said_and_leaves_nothing(ray_session, monkeypatch):
+    def full(descriptor, start, length):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(MemoryError, match=r"^shared memory is full: models/0 needs .*; use engine=inprocess or a smaller model$"):
+        blobs_simulation(engine=Ray()).run()
+    assert_nothing_is_left()
+
+
+def test_workers_that_never_come_are_an_error(ray_session, monkeypatch):
+    monkeypatch.setattr(ray_file, "START_SECONDS", 2)
+    monkeypatch.setattr(Ray, "_connect", lambda self: {"num_cpus": 50})
+    with pytest.raises(TimeoutError, match=r"^no 2 workers within 2 s: "):
+        blobs_simulation(engine=Ray()).run()
+    assert_nothing_is_left()
+
+
+def test_more_workers_than_a_cluster_has_cpus_are_refused(ray_session):
+    with pytest.raises(ConfigError, match=r"^engine\.workers=9: the cluster has 2 CPUs, one for each worker$"):
+        Ray(workers=9, address="auto")._connect()
+
+
+def test_gpus_that_a_session_lacks_are_refused(ray_session):
+    with pytest.raises(ConfigError, match=r"^engine\.device='cuda': the Ray session has no GPU"):
+        Ray(device="cuda", address="auto")._connect()
+
+
+def test_a_cluster_that_does_not_answer_is_refused_before_anything_starts(tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(ConfigError, match=rf"^engine\.address='{address}': ") as refusal:
+        blobs_simulation(engine=Ray(address=address), folder=tmp_path / "run").run()
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+@given(costs=st.lists(st.floats(0.1, 100), max_size=30), workers=st.integers(1, 5))
+def test_jobs_are_dealt_once_each_and_longest_first(costs, workers):
+    session = RaySession.__new__(RaySession)
+    session.hosts = [None] * workers
+    jobs = [MixJob("", "", np.arange(1), np.arange(1), None, {}, np.ones(1), cost) for cost in costs]
+    order = sorted(range(len(jobs)), key=lambda j: -costs[j])
+    dealt, rest = session._deal(order, jobs)
+    assert sorted(sum(dealt, rest)) == list(range(len(jobs)))
+    assert all(dealt) or not rest  # nobody waits while there is work
+    longest_left = max((costs[j] for j in rest), default=0)
+    assert all(costs[j] >= longest_left for mine in dealt for j in mine)
+    loads = [sum(costs[j] for j in mine) for mine in dealt]
+    assert max(loads, default=0) - min(loads) <= max(costs, default=0) + 1e-9

@@ -1,0 +1,179 @@
+"""Gradient kernels against a plain torch module and its backward pass, in float64."""
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedsim.local.gradients import DenseGradient, LoopedGradient, VmappedGradient, clients_per_call, gradient_kernel
+from fedsim.local.settings import LocalTraining
+from fedsim.models import MLP, LeNet, LogisticRegression
+from fedsim.parameters import Layout
+
+COUNTS = [5, 2, 1]  # examples that count of batches of 5, for three clients
+
+
+class Residual(nn.Module):
+    """A user's module: not a sequence, one weight used twice."""
+
+    def __init__(self, features: int, outputs: int) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Linear(features, features), nn.Linear(features, outputs, bias=False)
+
+    def forward(self, x):
+        return self.last(x + torch.sigmoid(self.inner(self.inner(x))))
+
+
+def group_norm_network(outputs: int) -> nn.Sequential:
+    layers = nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.Tanh(), nn.AvgPool2d(4), nn.Conv2d(4, 6, 3), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(6, outputs))
+
+
+def tied_network(outputs: int) -> nn.Sequential:
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(6, outputs))
+
+
+MODELS = {
+    "logistic": (functools.partial(LogisticRegression, (6,)), (6,)),
+    "relu": (functools.partial(MLP, (2, 3), hidden=[7, 5]), (2, 3)),
+    "tanh": (functools.partial(MLP, (6,), hidden=[7, 5], activation="tanh"), (6,)),
+    "lenet": (functools.partial(LeNet, (1, 12, 12)), (1, 12, 12)),
+    "group norm": (group_norm_network, (2, 12, 12)),
+    "residual": (functools.partial(Residual, 6), (6,)),
+    "tied": (tied_network, (6,)),
+}
+DENSE = ("logistic", "relu", "tanh")
+CASES = [(model, kernel) for model in MODELS for kernel in (LoopedGradient, VmappedGradient)] + [(model, DenseGradient) for model in DENSE]
+
+
+def batch(model: str, outputs: int, classification: bool):
+    """Module, models [3, P], inputs [3, 5, ...], targets and weights [3, 5]; the padding is far from the examples that count."""
+    factory, shape = MODELS[model]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        module = factory(outputs).double()
+        x = torch.randn(3, Layout.of(module).size, dtype=torch.float64) * 0.3
+        inputs = torch.randn(3, 5, *shape, dtype=torch.float64)
+        targets = torch.randint(outputs, (3, 5)) if classification else torch.randn(3, 5, outputs, dtype=torch.float64)
+    weights = torch.zeros(3, 5, dtype=torch.float64)
+    for c, count in enumerate(COUNTS):
+        weights[c, :count] = 1 / count
+        inputs[c, count:] *= 100
+    return module, x, inputs, targets, weights
+
+
+def plain_gradients(module, x, inputs, targets, classification):
+    layout, rows = Layout.of(module), []
+    for c, count in enumerate(COUNTS):
+        for name, view in layout.views(x[c]).items():
+            module.get_parameter(name).data.copy_(view)
+        module.zero_grad()
+        outputs = module(inputs[c, :count])
+        loss = F.cross_entropy(outputs, targets[c, :count]) if classification else F.mse_loss(outputs, targets[c, :count])
+        loss.backward()
+        flat = torch.empty_like(x[c])
+        for name, view in layout.views(flat).items():
+            view.copy_(module.get_parameter(name).grad)
+        rows.append(flat)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize(("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value))
+def test_kernels_agree_with_backward(model, kernel, task):
+    classification = task == "classification"
+    module, x, inputs, targets, weights = batch(model, 3, classification)
+    expected = plain_gradients(module, x, inputs, targets, classification)
+    before = x.clone(), inputs.clone()
+    found = kernel(module, Layout.of(module), classification)(x, inputs, targets, weights)
+    assert torch.equal(x, before[0]) and torch.equal(inputs, before[1])
+    assert expected.abs().amax(dim=1).min() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("classification", [True, False])
+@pytest.mark.parametrize("model", DENSE)
+def test_fused_descent_is_a_step_along_the_gradient(model, classification):
+    module, x, inputs, targets, weights = batch(model, 3, classification)
+    kernel = DenseGradient(module, Layout.of(module), classification)
+    expected = x - 0.7 * kernel(x, inputs, targets, weights)
+    before = inputs.clone()
+    assert kernel.descend(x, inputs, targets, weights, 0.7) is None
+    torch.testing.assert_close(x, expected, rtol=1e-12, atol=1e-14)
+    assert torch.equal(inputs, before)
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "fits"),
+    [
+        (LogisticRegression((4,), 3), True),
+        (MLP((4,), 3, hidden=[5, 6], activation="tanh"), True),
+        (MLP((4,), 3, hidden=[]), True),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3)), True),
+        (nn.Sequential(nn.Linear(4, 3)), False),
+        (nn.Sequential(nn.Flatten()), False),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU()), False),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 3)), False),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 3)), False),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)), False),
+        (nn.Sequential(nn.Flatten(), Scaled(4, 3)), False),
+        (nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(4, 3))), False),
+        (Residual(4, 3), False),
+        (LeNet((1, 12, 12), 3), False),
+        (tied_network(3), False),
+    ],
+    ids=lambda value: str(value).replace("\n", "")[:60],
+)
+def test_dense_kernel_is_for_plain_stacks_only(module, fits):
+    assert DenseGradient.fits(module) is fits
+
+
+def test_a_subclass_with_its_own_forward_is_no_plain_stack():
+    class Shifted(MLP):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    assert not DenseGradient.fits(Shifted((4,), 3))
+
+
+@pytest.mark.parametrize("kernel", [LoopedGradient, VmappedGradient])
+def test_a_parameter_without_effect_has_a_zero_gradient(kernel):
+    class Spare(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(6, 3)
+            self.spare = nn.Parameter(torch.ones(2))
+
+    module = Spare().double()
+    _, _, inputs, targets, weights = batch("logistic", 3, True)
+    layout = Layout.of(module)
+    found = kernel(module, layout, True)(torch.ones(3, layout.size, dtype=torch.float64), inputs, targets, weights)
+    views = layout.views(found)
+    assert not views["spare"].any() and views["weight"].any()
+
+
+@pytest.mark.parametrize(
+    ("model", "execution", "device", "kernel"),
+    [
+        ("relu", "auto", "cpu", DenseGradient),
+        ("relu", "auto", "cuda:1", DenseGradient),
+        ("relu", "looped", "cpu", LoopedGradient),
+        ("relu", "stacked", "cpu", DenseGradient),
+        ("lenet", "auto", "cpu", LoopedGradient),
+        ("lenet", "auto", "cuda", VmappedGradient),
+        ("lenet", "looped", "cuda", LoopedGradient),
+        ("lenet", "stacked", "cpu", VmappedGradient),
+    ],
+)
+def test_kernel_is_a_fixed_choice(model, execution, device, kernel):
+    module, settings = MODELS[model][0](3), LocalTraining(execution=execution)
+    assert gradient_kernel(module, settings, device) is kernel
+    assert clients_per_call(module, settings, device) == kernel.clients
+    assert clients_per_call(module, LocalTraining(execution=execution, clients_per_batch=5), device) == 5
