@@ -17,9 +17,7 @@ GRAPH = ("gossip", "vc_gossip")
 def jobs(seeds: int, rounds: int | None) -> dict[str, list[str]]:
     """Overrides of every run, by folder name."""
     length = [] if rounds is None else [f"rounds={rounds}"]
-    places = [(name, ["+experiment=digits_server"]) for name in SERVER]
-    # both graphs mix with the same weights and start differently, so that the correction is all that differs
-    places += [(name, ["+experiment=digits_graph", "mixing=own_share", "protocol.same_start=false"]) for name in GRAPH]
+    places = [(name, ["experiment=digits_server"]) for name in SERVER] + [(name, ["experiment=digits_graph"]) for name in GRAPH]
     return {f"{name}-{seed}": [*place, f"algorithm={name}", f"seed={seed}", *length] for name, place in places for seed in range(seeds)}
 
 

@@ -168,7 +168,9 @@ class Simulation:
 
     def describe(self) -> dict[str, Any]:
         """The settings of all parts as plain data, in the form of a configuration file."""
-        recorded = [field.name for field in fields(self) if field.name not in ("folder", "loggers", "progress", "plots", "config", "overrides")]
+        recorded = [
+            field.name for field in fields(self) if field.name not in ("folder", "loggers", "progress", "plots", "config", "overrides")
+        ]
         return {name: describe(getattr(self, name)) for name in recorded}
 
     def run(self) -> Result:

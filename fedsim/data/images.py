@@ -187,7 +187,7 @@ class CIFAR10(DownloadSource):
         unchecked = [name for name in missing if name not in self.md5]
         if unchecked:
             raise absent(root, unchecked[0], self._folders, f"; it is not downloaded, since data.md5 has no checksum of it{note}")
-        files = self.download(self._archive, root / self._folders[0], extracted(self.md5, missing), missing[0], note)
+        files = self.download(self._archive, root / self._folders[0], extracted(self.md5, missing), ", ".join(missing), note)
         return paths | {file.name: file for file in files}
 
     def _present(self, root: Path) -> dict[str, Path]:

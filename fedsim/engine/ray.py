@@ -114,7 +114,9 @@ class RaySession(Session):
             self.maps = ray.get([host.ready.remote() for host in self.hosts], timeout=START_SECONDS)
         except ray.exceptions.GetTimeoutError:
             self.close()
-            raise TimeoutError(f"no {settings.workers} workers within {START_SECONDS} s: the Ray session has no free CPUs or GPUs") from None
+            raise TimeoutError(
+                f"no {settings.workers} workers within {START_SECONDS} s: the Ray session has no free CPUs or GPUs"
+            ) from None
         except BaseException:
             self.close()
             raise

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from tests.helpers import Cohorts, blobs_simulation, quadratic_run, tick_of
 
 from fedsim.algorithms import FedAU, FedAvg, Reports
 from fedsim.mixing import Metropolis
 from fedsim.participation import Full
 from fedsim.protocols import Gossip, Server
 from fedsim.topology import BarabasiAlbert, Ring, Star
+from tests.helpers import Cohorts, blobs_simulation, quadratic_run, tick_of
 
 NOTHING = Reports(np.zeros(0), np.zeros(0), 0.1, np.zeros(0))  # FedAU looks at no report
 CUTOFFS = [None, 1, 2, 3, 7, 50]
@@ -59,7 +59,9 @@ def test_weights_and_models_by_hand(cutoff, by_hand):
     np.testing.assert_array_equal(weights[:, 1], 1)
 
     cohorts = [np.flatnonzero(present).tolist() for present in traces]
-    models = quadratic_run([[1, 0], [0, 1]], 10, rate=0.25, participation=Cohorts(*cohorts), aggregator=FedAU(cutoff=cutoff, rate=0.8)).models
+    models = quadratic_run(
+        [[1, 0], [0, 1]], 10, rate=0.25, participation=Cohorts(*cohorts), aggregator=FedAU(cutoff=cutoff, rate=0.8)
+    ).models
     x = np.zeros(2)
     for round in range(10):  # update (c - x) / 4, global rate 0.8, divided by N = 2
         first = by_hand.get(round, 0) * ([1, 0] - x)
@@ -114,7 +116,9 @@ def test_full_participation_is_uniform_fedavg():
 
 def test_cutoff_one_is_average_all():
     cohorts = Cohorts([1, 2], [], [0, 5, 7], [2], [3, 4, 6], [2, 5])
-    models = [blobs_simulation(6, participation=cohorts, aggregator=rule).run().models for rule in (FedAU(cutoff=1), FedAvg(weighting="all"))]
+    models = [
+        blobs_simulation(6, participation=cohorts, aggregator=rule).run().models for rule in (FedAU(cutoff=1), FedAvg(weighting="all"))
+    ]
     np.testing.assert_array_equal(*models)
 
 
@@ -160,7 +164,7 @@ def test_rounds_over_a_graph_by_hand():
 
 
 def test_a_nodes_clock_stands_still_while_it_is_away():
-    """On a ring of three, node 0 is active in rounds 0, 5 and 6 and hears node 1 in all three: their link's intervals are 1 by node 0's clock."""
+    """On a ring of three, node 0 is active in rounds 0, 5 and 6 and hears node 1 in all three: by its clock the intervals are 1."""
     plan, rule = Gossip().bind(3, Ring(), Metropolis(), 0), FedAU()
     state, weights = rule.init_links(plan.links), []
     for round, cohort in enumerate([[0, 1], [1], [1, 2], [1], [], [0, 1], [0, 1, 2]]):

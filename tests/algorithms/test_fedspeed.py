@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.helpers import Cohorts, Ticks, blobs_simulation, mlp, quadratic_run
 
 from fedsim.algorithms import FedAvg, FedSpeed
 from fedsim.local.batches import draw_batches
@@ -13,6 +12,7 @@ from fedsim.local.training import Chunk, train
 from fedsim.models import build_model
 from fedsim.parameters import Layout, flat_parameters
 from fedsim.participation import Bernoulli
+from tests.helpers import Cohorts, Ticks, blobs_simulation, mlp, quadratic_run
 
 CENTRES, COHORTS = [[4, 0], [0, 8], [-4, 4], [100, 100]], Cohorts([0, 1], [1, 2])
 UNIFORM = FedAvg(weighting="uniform")
@@ -41,7 +41,9 @@ def test_two_rounds_by_hand(mean_dual, first, second):
     np.testing.assert_allclose(cohort_run(client, 2), second, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("radius", "merge", "factor"), [(2.5, 1.0, 1.5), (2.5, 0.5, 1.25), (2.5, 0.0, 1.0), (0.0, 1.0, 1.0), (10.0, 0.25, 1.5)])
+@pytest.mark.parametrize(
+    ("radius", "merge", "factor"), [(2.5, 1.0, 1.5), (2.5, 0.5, 1.25), (2.5, 0.0, 1.0), (0.0, 1.0, 1.0), (10.0, 0.25, 1.5)]
+)
 def test_the_uphill_gradient_by_hand(radius, merge, factor):
     """At 0 the gradient towards (3, 4) has length 5, and at the peak it is 1 + radius / 5 times as long."""
     client = FedSpeed(radius=radius, merge=merge, prox=2.0, mean_dual="none")
@@ -113,8 +115,9 @@ def test_all_and_active_duals_agree_at_full_participation():
 
 @pytest.mark.parametrize("merge", [1.0, 0.3])
 def test_the_correction_is_an_exponential_average_of_merged_gradients(merge):
-    """g^ = -h / lambda. Over K local steps g^_new = (1 - gamma) g^_old + sum_k gamma_k g_k, gamma_k = (eta / lambda) (1 - eta / lambda)^
-    (K - 1 - k), gamma = sum_k gamma_k, with the merged gradients g_k seen on the way: real batches, clients of unequal step counts, float64."""
+    """g^ = -h / lambda. Over K local steps g^_new = (1 - gamma) g^_old + sum_k gamma_k g_k, with q = eta / lambda,
+    gamma_k = q (1 - q)^(K - 1 - k), gamma = sum_k gamma_k and the merged gradients g_k seen on the way: real batches, clients of unequal
+    step counts, float64."""
     prox, rate = 0.7, 0.2
     simulation = blobs_simulation(model=mlp(6), local=LocalTraining(steps=None, epochs=2, batch_size=3, rate=rate))
     task = simulation.prepare().task

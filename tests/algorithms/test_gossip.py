@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from tests.helpers import Cohorts, quadratic_run
 
 from fedsim.algorithms import Aggregator, FedAvg
 from fedsim.mixing import Metropolis, OwnShare, Uniform
 from fedsim.protocols import Gossip
 from fedsim.topology import Star
+from tests.helpers import Cohorts, quadratic_run
 
 # one step of rate 1/2 with gradient x - c, on a star of three with centre 0; from 0 the models become (6, 0), (0, 12), (-6, 6)
 CENTRES = [[12, 0], [0, 24], [-12, 12]]

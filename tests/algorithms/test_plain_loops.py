@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.algorithms.plain_loops import at_a_server, over_a_graph
-from tests.helpers import algorithms, blobs_simulation, mlp
 
 from fedsim.local.settings import LocalTraining
 from fedsim.participation import Bernoulli
+from tests.algorithms.plain_loops import at_a_server, over_a_graph
+from tests.helpers import algorithms, blobs_simulation, mlp
 
 ROUNDS, FULL_BATCHES = 8, LocalTraining(steps=2, batch_size=100, rate=0.3)
 

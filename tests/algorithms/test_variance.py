@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.helpers import Cohorts, quadratic_run
 from torch import nn
 
 from fedsim.algorithms import FedAvg, VarianceCorrection
@@ -11,6 +10,7 @@ from fedsim.mixing import OwnShare
 from fedsim.parameters import Layout
 from fedsim.protocols import Gossip
 from fedsim.topology import Complete
+from tests.helpers import Cohorts, quadratic_run
 
 # one step of rate 1/2 from 0: the models to mix are (2, -2), (6, 0), (0, 8), with variances 4, 9, 16
 CENTRES = [[4, -4], [12, 0], [0, 16]]

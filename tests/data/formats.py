@@ -1,4 +1,4 @@
-"""Writers of tiny files in the formats of the data sets, independent of the readers under test."""
+"""Writers of tiny files in the formats of the data sets, independent of the readers under test, and what every test of a reader asks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,31 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from fedsim.data import DataSource, Split
+from fedsim.errors import ConfigError
 
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
 
 def md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
+
+
+def refusal(source: DataSource, key: str = "data.root", path: Path | None = None) -> str:
+    """The one line that `load` refuses with."""
+    with pytest.raises(ConfigError) as caught:
+        source.load(0)
+    message = str(caught.value)
+    assert caught.value.key == key and "\n" not in message
+    assert path is None or (caught.value.value == str(path) and path.name in message)
+    return message
+
+
+def standardised(data, split: Split) -> np.ndarray:
+    return ((split.x * data.scale - data.mean) / data.std).astype(np.float64)
 
 
 class Idx:
@@ -66,3 +84,6 @@ def write_mosaic(folder: Path, name: str, images: np.ndarray, labels: list[int])
         picture[32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = image.transpose(1, 2, 0)
     Image.fromarray(picture).save(folder / f"{name}.webp", lossless=True)
     (folder / f"{name}.json.gz").write_bytes(gzip.compress(json.dumps({"labels": labels}).encode()))
+
+
+OFFLINE = {"url": [], "md5": {}}  # settings of tiny image sets: nothing is downloaded, nothing checked

@@ -16,7 +16,7 @@ import pytest
 
 from fedsim.data import CIFAR10, FashionMNIST
 from fedsim.errors import ConfigError
-from tests.data.formats import BATCHES, Idx, cifar_batches, md5, python2_batch
+from tests.data.formats import BATCHES, Idx, cifar_batches, md5, python2_batch, refusal
 
 IMAGES = "train-images-idx3-ubyte.gz"
 
@@ -42,7 +42,7 @@ def server(source: Idx, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHT
         monkeypatch.setenv(name, "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(source.folder))) as server:
         server.asked, server.address = [], f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -52,14 +52,6 @@ def no_server() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
-
-
-def refusal(source_of_data) -> str:
-    with pytest.raises(ConfigError) as caught:
-        source_of_data.load(0)
-    message = str(caught.value)
-    assert "\n" not in message and caught.value.key == "data.root"
-    return message
 
 
 def test_absent_files_are_downloaded_once_and_kept_as_they_were(source, server, tmp_path):

@@ -3,8 +3,10 @@
 import json
 import os
 import socket
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,8 +69,17 @@ def values(result):
     return table[~table.metric.str.startswith("seconds")].drop(columns="clock").reset_index(drop=True)
 
 
-@pytest.mark.parametrize("engine", [Ray(workers=1), Ray(workers=3), Ray(workers=2, shared_memory=False)], ids=["1", "3", "messages"])
-@pytest.mark.parametrize("parts", [SERVER, GRAPH], ids=["server", "graph"])
+@pytest.mark.parametrize(
+    ("parts", "engine"),
+    [
+        (SERVER, Ray(workers=1)),
+        (SERVER, Ray(workers=3)),
+        (SERVER, Ray(shared_memory=False)),
+        (GRAPH, Ray()),
+        (GRAPH, Ray(shared_memory=False)),
+    ],
+    ids=["server, 1", "server, 3", "server, messages", "graph, 2", "graph, messages"],
+)
 def test_same_bytes_as_in_process(ray_session, parts, engine):
     """Three workers are more than the session's CPUs; without shared memory, vectors travel as between machines."""
     expected, found = (blobs_simulation(6, **parts, **engines).run() for engines in ({}, {"engine": engine}))
@@ -140,6 +151,19 @@ def test_a_cluster_that_does_not_answer_is_refused_before_anything_starts(tmp_pa
         blobs_simulation(engine=Ray(address=address), folder=tmp_path / "run").run()
     assert "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_ray_needs_is_checked_before_anything_starts(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", lambda self: False)
+        with pytest.raises(
+            ConfigError, match=r"^engine\.shared_memory=True: this machine has no /dev/shm; use engine\.shared_memory=false$"
+        ):
+            Ray().check()
+        Ray(shared_memory=False).check()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"^engine='ray': needs the package ray; install it or use engine=inprocess$"):
+        Ray().check()
 
 
 @given(costs=st.lists(st.floats(0.1, 100), max_size=30), workers=st.integers(1, 5))

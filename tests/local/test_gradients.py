@@ -136,12 +136,31 @@ def test_dense_kernel_is_for_plain_stacks_only(module, fits):
     assert DenseGradient.fits(module) is fits
 
 
-def test_a_subclass_with_its_own_forward_is_no_plain_stack():
-    class Shifted(MLP):
-        def forward(self, x):
-            return super().forward(x) + 1
+class Shifted(MLP):
+    def forward(self, x):
+        return super().forward(x) + 1
 
-    assert not DenseGradient.fits(Shifted((4,), 3))
+
+def changed(change) -> nn.Module:
+    module = MLP((4,), 3, hidden=[4, 4])
+    change(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Shifted((4,), 3),
+        changed(lambda m: setattr(m[3], "weight", m[1].weight)),
+        changed(lambda m: m.register_parameter("temperature", nn.Parameter(torch.ones(1)))),
+        changed(lambda m: m[1].register_forward_hook(lambda layer, inputs, outputs: 5 * outputs)),
+        changed(lambda m: m[2].register_forward_pre_hook(lambda layer, inputs: (inputs[0] + 1,))),
+        changed(lambda m: nn.utils.parametrizations.weight_norm(m[1])),
+    ],
+    ids=["forward", "shared tensor", "another parameter", "hook", "hook before", "weight norm"],
+)
+def test_stacks_with_something_of_their_own_are_no_plain_stacks(module):
+    assert not DenseGradient.fits(module)
 
 
 @pytest.mark.parametrize("kernel", [LoopedGradient, VmappedGradient])

@@ -1,0 +1,199 @@
+"""Building a simulation from plain settings: one dict for each group, `_target_` naming the class, and a few plain keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, StrictBool
+
+from fedsim.component import component, settings_of
+from fedsim.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from fedsim.simulation import Simulation
+
+GROUPS = {  # the base class that an option's class must have; a model is any callable
+    "data": "fedsim.data.DataSource",
+    "partition": "fedsim.data.partition.Partition",
+    "model": None,
+    "client": "fedsim.algorithms.ClientRule",
+    "aggregator": "fedsim.algorithms.Aggregator",
+    "correction": "fedsim.algorithms.Correction",
+    "participation": "fedsim.participation.Participation",
+    "protocol": "fedsim.protocols.base.Protocol",
+    "topology": "fedsim.topology.Topology",
+    "mixing": "fedsim.mixing.Mixing",
+    "local": "fedsim.local.LocalTraining",
+    "schedule": "fedsim.schedules.Schedule",
+    "engine": "fedsim.engine.base.Engine",
+    "evaluation": "fedsim.evaluation.Evaluation",
+    "logger": "fedsim.recording.loggers.Logger",
+}
+OPTIONAL = ("correction", "topology", "mixing")  # groups that may be absent
+PRESETS = ("algorithm", "experiment")  # groups that choose options of others and have no settings of their own
+FROM_DATA = ("input_shape", "outputs", "vocabulary")  # what a model is told of the data
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is built from. config: group or plain key -> plain values; choices: group -> option; overrides: what was typed."""
+
+    config: dict[str, Any]
+    choices: dict[str, str] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What is recorded with a run."""
+        return {**self.config, "choices": self.choices}
+
+
+@component
+class PlainKeys:
+    """The settings that belong to no group."""
+
+    rounds: Annotated[int, Field(ge=1, strict=True)] = 100
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
+    name: str | int | float = ""
+    progress: StrictBool | Literal["auto"] = "auto"
+    plots: StrictBool = False
+
+
+def build(settings: Settings, folder: Path | str | None = None, progress: bool | Literal["auto"] | None = None) -> Simulation:
+    """The simulation that the settings describe. folder: where it records; progress: in place of the setting. Raises ConfigError, its key
+    being the setting's ("aggregator.cutoff")."""
+    from fedsim.simulation import Simulation
+
+    config = settings.config
+    known = [*GROUPS, *settings_of(PlainKeys)]
+    for key, value in config.items():
+        require(key in known, key, value, f"unknown key; {suggest(key, known)}")
+    try:
+        plain = PlainKeys(**{key: config[key] for key in settings_of(PlainKeys) if key in config})
+    except ConfigError as error:
+        raise ConfigError(error.key.removeprefix("PlainKeys."), error.value, error.accepted) from None
+    parts = {group: _part(group, config.get(group)) for group in GROUPS}
+    logger = parts.pop("logger")
+    return Simulation(
+        **parts,
+        rounds=plain.rounds,
+        seed=plain.seed,
+        name=str(plain.name),
+        progress=plain.progress if progress is None else progress,
+        plots=plain.plots,
+        folder=folder,
+        loggers=[logger],
+        config=settings.recorded,
+        overrides=settings.overrides,
+    )
+
+
+def in_settings(error: ConfigError, settings: Settings) -> ConfigError:
+    """The same error with the key of the setting where it names a component's class ("MLP.hidden" -> "model.hidden")."""
+    name = error.key.split(".")[0]
+    for group in GROUPS:
+        part = settings.config.get(group)
+        if isinstance(part, Mapping) and str(part.get("_target_")).rpartition(".")[2] == name:
+            return error.under(group)
+    return error
+
+
+def _part(group: str, node: Any) -> Any:
+    """The object that a group's settings describe; None for an optional group without any."""
+    if not node and group in OPTIONAL:
+        return None
+    require(bool(node), group, node, f"an option must be chosen: {group}=OPTION; fedsim list {group} shows what there is")
+    require(isinstance(node, Mapping), group, node, f"accepted are an option's name and settings ({group}.SETTING=VALUE)")
+    settings = {str(key): value for key, value in node.items() if key != "_target_"}
+    if "_target_" not in node:
+        name = next(iter(settings))
+        raise ConfigError(
+            f"{group}.{name}", settings[name], f"no {group} is chosen that it could belong to; choose one with {group}=OPTION"
+        )
+    target, key = locate(node["_target_"], f"{group}._target_"), f"{group}._target_"
+    require(callable(target), key, node["_target_"], "is no class or function")
+    known = target_settings(target)
+    for name, value in settings.items():
+        if known is not None and name not in known and not (group == "model" and name in FROM_DATA):
+            raise ConfigError(f"{group}.{name}", value, f"unknown setting of {target.__name__}; {suggest(name, known)}")
+    if group == "model":
+        return functools.partial(target, **settings)
+    try:
+        part = target(**settings)
+    except ConfigError as error:
+        raise error.under(group) from None
+    except (TypeError, ValueError) as error:  # of a user's class that is no component
+        raise ConfigError(key, node["_target_"], f"could not be built ({type(error).__name__}: {error})") from error
+    base = locate(GROUPS[group], key)
+    require(isinstance(part, base), key, node["_target_"], f"accepted is a subclass of {GROUPS[group]}")
+    return part
+
+
+def target_settings(target: Callable) -> list[str] | None:
+    """Names of the settings that a class or function takes, those that come from the data left out; None: any, or not known."""
+    if "__pydantic_fields__" in vars(target) and settings_of(target):
+        return settings_of(target)
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (ValueError, TypeError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [
+        parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL and parameter.name not in FROM_DATA
+    ]
+
+
+def target_defaults(target: Callable) -> dict[str, Any]:
+    """The settings that a class or function takes, with their defaults ("???": there is none)."""
+    if dataclasses.is_dataclass(target):
+        made = {each.name: each.default_factory() for each in dataclasses.fields(target) if each.default_factory is not dataclasses.MISSING}
+        given = {each.name: each.default for each in dataclasses.fields(target) if each.default is not dataclasses.MISSING}
+        return {name: {**given, **made}.get(name, "???") for name in settings_of(target)}
+    parameters = inspect.signature(target).parameters
+    known = target_settings(target) or []
+    return {name: "???" if parameters[name].default is inspect.Parameter.empty else parameters[name].default for name in known}
+
+
+def locate(path: Any, key: str) -> Any:
+    """The object at a dotted path ("my_module.MyRule"), its module imported. Raises ConfigError(key, path, ...)."""
+    whole = isinstance(path, str) and all(part.isidentifier() for part in path.split(".")) and "." in path
+    require(whole, key, path, "accepted is the dotted path of a class or function, such as my_module.MyRule")
+    module, names = _import(path, key)
+    found: Any = module
+    for name in names:
+        if not hasattr(found, name):
+            where = getattr(found, "__name__", type(found).__name__)
+            near = difflib.get_close_matches(name, dir(found), 1)
+            raise ConfigError(key, path, f"{where} has no {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        found = getattr(found, name)
+    return found
+
+
+def _import(path: str, key: str) -> tuple[Any, list[str]]:
+    """The longest part of the path that is a module, and the names that follow it."""
+    parts = path.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:count])
+        try:
+            return importlib.import_module(name), parts[count:]
+        except Exception as error:
+            absent = isinstance(error, ModuleNotFoundError) and error.name is not None and (name + ".").startswith(error.name + ".")
+            if not absent:
+                raise ConfigError(key, path, f"{name} cannot be imported ({type(error).__name__}: {error})") from error
+    raise ConfigError(key, path, f"there is no module {parts[0]}; accepted is the dotted path of a class that can be imported from here")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What is accepted instead of `name`: "did you mean cutoff? accepted are cutoff, rate"."""
+    accepted = list(known)
+    near = difflib.get_close_matches(name, accepted, 1)
+    return (f"did you mean {near[0]}? " if near else "") + (f"accepted are {', '.join(accepted)}" if accepted else "it has none")

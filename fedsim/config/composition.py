@@ -1,0 +1,243 @@
+"""Hydra: options of YAML groups and what was typed, composed into plain settings. The only file that imports Hydra and OmegaConf.
+
+Settings of a group need no `+`, also those that its YAML does not list: the option's class says what it accepts, not the YAML.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, ClassVar
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
+
+from fedsim.component import settings_of
+from fedsim.config.building import GROUPS, PRESETS, PlainKeys, Settings, suggest
+from fedsim.config.options import OPTIONS, user_folders
+from fedsim.config.running import record_failure, run_job
+from fedsim.errors import ConfigError, require
+
+_folders: ContextVar[Sequence[Path]] = ContextVar("_folders", default=())  # of the user's own options, the first wins
+_VERSION = "1.3"
+_SETTING = re.compile(rf"({'|'.join(GROUPS)})(\.|=\s*\{{)")  # "local.rate=0.1", "model={hidden: [3]}"
+_OPTION = re.compile(rf"\+(?=({'|'.join([*GROUPS, *PRESETS])})=)")  # "+experiment=digits"
+
+
+class UserFolders(SearchPathPlugin):
+    """Puts the user's folders of options before fedsim's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in reversed(_folders.get()):
+            search_path.prepend("user", f"file://{folder}", SearchPathQuery(provider="main"))
+
+
+class Folders(Callback):
+    """Knows which folders Hydra makes, so that a run that is refused leaves none behind."""
+
+    made: ClassVar[list[Path]] = []  # a folder, then those above it that are new with it
+    sweep: ClassVar[Path | None] = None  # of a multirun
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        self._note(config, "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        Folders.sweep = self._note(config, "hydra.sweep.dir")
+
+    @classmethod
+    def _note(cls, config: DictConfig, key: str) -> Path | None:
+        with _hydra_state(), contextlib.suppress(OmegaConfBaseException):  # Hydra meets the same error and raises it
+            HydraConfig.instance().cfg = config
+            folder = Path(str(OmegaConf.select(config, key))).absolute()
+            cls.made = [path for path in (folder, *folder.parents) if not path.exists()]
+            return folder
+        return None
+
+    @classmethod
+    def discard(cls) -> None:
+        """Remove the folders made if they hold no run."""
+        with contextlib.suppress(OSError):
+            if cls.made and [path.name for path in cls.made[0].iterdir()] == ["multirun.yaml"]:
+                (cls.made[0] / "multirun.yaml").unlink()
+        with contextlib.suppress(OSError):
+            for path in cls.made:
+                path.rmdir()
+
+
+class Escape(BaseException):
+    """Carries a job's error out of Hydra, which would print lines of its own for an Exception."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def compose(overrides: Sequence[str], config_dir: Path | str | None = None) -> Settings:
+    """The settings that `overrides` (Hydra's grammar) give. config_dir: the user's own options. Raises ConfigError."""
+    with _hydra_state(), _searching(config_dir), _explaining(overrides):
+        with hydra.initialize_config_dir(str(OPTIONS), job_name="fedsim", version_base=_VERSION):
+            cfg = hydra.compose("config", [_open(override) for override in overrides], return_hydra_config=True)
+            HydraConfig.instance().cfg = cfg
+            return _settings(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+
+
+def launch(arguments: Sequence[str], config_dir: Path | str | None = None) -> Path | None:
+    """Do what these arguments of Hydra's command line say. Returns the folder of a multirun, whose failed runs have recorded why; else
+    None. Raises what a single run raises, and ConfigError."""
+    Folders.made, Folders.sweep = [], None
+    with _hydra_state(), _searching(config_dir), _command_line(arguments):
+        try:
+            with _explaining(arguments):
+                hydra.main(version_base=_VERSION, config_path=str(OPTIONS), config_name="config")(_task)()
+        except (Exception, Escape) as error:
+            Folders.discard()
+            raise (error.error if isinstance(error, Escape) else error) from error.__cause__
+        return Folders.sweep
+
+
+def _task(cfg: DictConfig) -> float:
+    """One job. In a multirun a failure is recorded and the other jobs go on."""
+    known = HydraConfig.get()
+    folder, sweeping = Path(known.runtime.output_dir), known.mode == RunMode.MULTIRUN
+    alone = known.runtime.choices.get("hydra/launcher") == "basic"  # several bars at once would write over each other
+    settings = Settings({}, {}, _typed(known))
+    try:
+        with _explaining(settings.overrides):
+            settings = _settings(cfg)
+        return run_job(settings, folder, None if alone or not sweeping else False)
+    except Exception as error:
+        if not sweeping:
+            raise Escape(error) from error
+        record_failure(settings, folder, error)
+        return math.nan
+
+
+def _settings(cfg: DictConfig) -> Settings:
+    """A composed configuration, without the node `hydra`, as plain values."""
+    known = HydraConfig.get()
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    choices = {group: known.runtime.choices[group] for group in (*GROUPS, *PRESETS) if group in known.runtime.choices}
+    overrides = _typed(known)
+    typed = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    for group in GROUPS:
+        require(group in choices or not config.get(group), group, typed.get(group), "accepted is one option")
+        if f"{group}._target_" in typed:  # a class of the user's own in place of an option, whose settings go with it
+            config[group] = {name: value for name, value in config[group].items() if f"{group}.{name}" in typed}
+            choices[group] = typed[f"{group}._target_"].rpartition(".")[2]
+    return Settings(config, choices, overrides)
+
+
+def _typed(known: Any) -> list[str]:
+    """The overrides as the user gave them."""
+    return [override.removeprefix("++") for override in OmegaConf.to_container(known.overrides.task, resolve=False)]
+
+
+def _open(argument: str) -> str:
+    """An override that may add what it sets: a setting that the option's YAML does not list, a group without an option."""
+    return f"++{argument}" if _SETTING.match(argument) else _OPTION.sub("", argument, 1)
+
+
+@contextlib.contextmanager
+def _hydra_state() -> Iterator[None]:
+    """Hydra's global state set aside, so that fedsim can be used inside another Hydra program, a notebook, or a job."""
+    before, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = before, config
+
+
+@contextlib.contextmanager
+def _searching(config_dir: Path | str | None) -> Iterator[None]:
+    Plugins.instance().register(UserFolders)
+    token = _folders.set(user_folders(config_dir))
+    try:
+        yield
+    finally:
+        _folders.reset(token)
+
+
+@contextlib.contextmanager
+def _command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads sys.argv, and with HYDRA_FULL_ERROR=1 it raises errors instead of printing them."""
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["fedsim run", *map(_open, arguments)], "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+@contextlib.contextmanager
+def _explaining(overrides: Sequence[str]) -> Iterator[None]:
+    """Turns what Hydra and OmegaConf raise into ConfigError."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise _explain(error, overrides) from None
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    text, typed = " ".join(str(error).split()), dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException):
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if error.options is None:
+            return ConfigError("--config-name", option, "there is no such configuration; accepted is config, and what --config-dir adds")
+        return ConfigError(group, option, f"unknown option; {suggest(option, error.options)}")
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.lstrip("+~").partition("=")
+        reason = next(line for line in reversed(str(error).splitlines()) if not line.startswith("See "))
+        return ConfigError(key, value, f"cannot be read ({reason}); accepted is key=value, special characters in quotes, a list as [1,2]")
+    if isinstance(cause, OmegaConfBaseException) and (cause.full_key or "nterpolation" in text):
+        return _explain_key(cause, typed)
+    if "multirun" in text and (found := re.search(r"'([^'=]+)=([^']*)'", text)):
+        return ConfigError(found[1], found[2], "several values need -m, which makes one run for each; a list is written [1,2]")
+    if isinstance(error, OSError) and error.filename:
+        key = "hydra.run.dir" if Folders.sweep is None else "hydra.sweep.dir"
+        return ConfigError(key, str(error.filename), f"accepted is a folder that can be made and written ({error.strerror})")
+    if isinstance(error, YAMLError) and (mark := getattr(error, "problem_mark", None)):
+        return ConfigError("config", f"{mark.name}:{mark.line + 1}", f"accepted is YAML ({getattr(error, 'problem', text)})")
+    if text.startswith("Config group override must be"):
+        group = next(key for key in typed if key in (*GROUPS, *PRESETS) and not typed[key][:1].isalpha() or typed[key] == "null")
+        return ConfigError(group, typed[group], f"accepted is the name of an option; fedsim list {group} shows them")
+    return ConfigError("arguments", " ".join(overrides), text)
+
+
+def _explain_key(error: OmegaConfBaseException, typed: dict[str, str]) -> ConfigError:
+    key, reason = str(error.full_key), str(error).splitlines()[0]
+    if isinstance(error, MissingMandatoryValue):
+        return ConfigError(key, "???", f"must be given: {key}=VALUE")
+    if not isinstance(error, ConfigAttributeError | ConfigKeyError) or "nterpolation" in reason:
+        key = next((name for name, value in typed.items() if "${" in value), key)  # where it is written, not where it is used
+        return ConfigError(key, typed.get(key), reason)
+    key = next((name for name in typed if name.startswith(f"{key}.")), key)
+    name, value = key.partition(".")[0], typed.get(key)
+    if name == "hydra":
+        return ConfigError(key, value, "unknown key of Hydra; fedsim run --cfg hydra shows them all")
+    if name in PRESETS and name != key:
+        return ConfigError(key, value, f"{name} chooses options of other groups and has no settings; accepted are {', '.join(GROUPS)}")
+    plain = settings_of(PlainKeys)
+    if name in plain:
+        return ConfigError(key, value, f"{name} is a plain value, without settings of its own")
+    return ConfigError(key, value, f"unknown key; {suggest(name, [*GROUPS, *PRESETS, *plain])}")

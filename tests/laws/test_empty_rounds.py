@@ -1,0 +1,46 @@
+"""Rounds in which nobody takes part: what stays as it is, and what each algorithm says happens all the same."""
+
+import numpy as np
+import pytest
+
+from fedsim.algorithms import FedAU, FedAvg, FedSpeed
+from tests.helpers import Cohorts, Ticks, algorithms, blobs_simulation, quadratic_run
+
+EVERYONES_DUALS = ("fedspeed", "feddyn", "fedspeed_fedau")  # the server adds the mean of all clients' duals every round
+
+
+@pytest.mark.parametrize("name", algorithms())
+def test_an_empty_round_leaves_the_model_as_it_is_or_adds_the_mean_dual(name):
+    cohorts = Cohorts([0, 3, 5], [3, 4], [], [])
+    with Ticks(blobs_simulation(4, participation=cohorts, **algorithms()[name])) as ticks:
+        before = ticks.run(2)
+        mean_dual = ticks.array("shared/mean_dual") if name in EVERYONES_DUALS else np.zeros_like(before)
+        np.testing.assert_array_equal(ticks.run(), before + mean_dual)
+        np.testing.assert_array_equal(ticks.run(), before + mean_dual + mean_dual)
+        assert (np.abs(mean_dual).max() > 1e-3) == (name in EVERYONES_DUALS)
+
+
+@pytest.mark.parametrize("name", algorithms())
+def test_nobody_ever(name):
+    """The first models come out, evaluated, with no messages counted."""
+    result = blobs_simulation(3, participation=Cohorts(), **algorithms()[name]).run()
+    with Ticks(blobs_simulation(3, **algorithms()[name])) as ticks:
+        np.testing.assert_array_equal(result.models, ticks.models)
+    assert result.status == "done" and result.summary["bytes_up"] == result.summary["bytes_down"] == 0
+
+
+def test_fedaus_clock_runs_in_empty_rounds():
+    """Client 0 of 2 takes part in rounds 0, 4 and 5: its intervals are 1, 4 and 1, so it is sent with the weights 1, 1 and 5/2."""
+    models = quadratic_run([[8], [0]], 6, participation=Cohorts([0], [], [], [], [0], [0]), aggregator=FedAU()).models
+    x = 2 + (8 - 2) / 4
+    np.testing.assert_allclose(models, [[x + 5 / 2 * (8 - x) / 4]])
+
+
+def test_fedspeed_by_hand():
+    """Client 0 of 2 moves from 0 to 2 and keeps the dual 2: x1 = 2 + 2 / 2, and the mean dual 1 comes again in each empty round."""
+    rule = FedSpeed(radius=0.0, prox=2.0)
+    models = [
+        quadratic_run([[4], [0]], rounds, participation=Cohorts([0]), client=rule, aggregator=FedAvg(weighting="uniform")).models[0, 0]
+        for rounds in (1, 2, 3)
+    ]
+    np.testing.assert_allclose(models, [3, 4, 5])

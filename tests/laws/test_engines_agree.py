@@ -1,0 +1,61 @@
+"""The same bytes from the in-process engine and from Ray with one and two workers, for every algorithm."""
+
+import numpy as np
+import pytest
+
+from fedsim.algorithms import FedAvg, FedSpeed
+from fedsim.engine.ray import Ray
+from fedsim.local.settings import LocalTraining
+from fedsim.protocols import Gossip
+from fedsim.topology import BarabasiAlbert
+from tests.helpers import Cohorts, algorithms, blobs_simulation, mlp
+
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("ray_session")]
+COHORTS = Cohorts([0, 1, 2, 4, 5, 7], [], [1, 2, 3, 6, 7], [0, 4, 5, 6])  # groups of two clients and of one
+
+
+def run(parts, **engine):
+    settings = {"participation": COHORTS, **parts, **({"engine": Ray(**engine)} if engine else {})}
+    return blobs_simulation(len(COHORTS.cohorts), **settings).run()
+
+
+def assert_same(parts, engines):
+    here = run(parts)
+    assert len(np.unique(here.models)) > 1 and here.status == "done"
+    for engine in engines:
+        there = run(parts, **engine)
+        assert there.models.tobytes() == here.models.tobytes(), engine
+        measured = [result.metrics[~result.metrics.metric.str.startswith("seconds")].drop(columns="clock") for result in (here, there)]
+        assert measured[0].equals(measured[1]), engine
+
+
+@pytest.mark.parametrize("name", algorithms())
+def test_every_algorithm(name):
+    """One worker, too, for one variant of each kind: they differ in numbers the driver makes alone."""
+    alone = [{"workers": 1}] if name in ("fedavg_size", "fedau", "fedspeed", "gossip_corrected_uneven", "dpsgd", "fedau_gossip") else []
+    assert_same(algorithms()[name], [{"workers": 2}, *alone])
+
+
+@pytest.mark.parametrize("name", ["fedavg_size", "fedspeed", "gossip_corrected_uneven", "fedspeed_gossip"])
+def test_vectors_sent_in_calls_instead_of_shared_memory(name):
+    assert_same(algorithms()[name], [{"workers": 2, "shared_memory": False}])
+
+
+KEPT = {
+    "local": LocalTraining(
+        steps=None, epochs=1.5, batch_size=4, rate=0.1, momentum=0.9, keep_momentum=True, clip_norm=1.0, weight_decay=0.01
+    )
+}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {**KEPT, "client": FedSpeed(prox=1.0)},
+        {**KEPT, "client": FedSpeed(prox=1.0, mean_dual="active"), "protocol": Gossip(), "topology": BarabasiAlbert(edges=2)},
+    ],
+    ids=["server", "graph"],
+)
+@pytest.mark.parametrize("engine", [{"workers": 2}, {"workers": 2, "shared_memory": False}], ids=["shared", "sent"])
+def test_momentum_that_outlives_a_round_and_unequal_step_counts(parts, engine):
+    assert_same({**parts, "aggregator": FedAvg(weighting="uniform"), "model": mlp(6, 4)}, [engine])
