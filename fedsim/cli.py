@@ -75,10 +75,11 @@ def run(given: list[str]) -> int:
     sweep = launch(given, config_dir)
     if sweep is None:
         return 0
+    print(f"all runs: {shown(sweep)} (fedsim compare {shown(sweep)})", flush=True)
     failed = failures(sweep)
     if failed:
-        print(f"{len(failed)} failed:", *(f"  {folder}: {reason}" for folder, reason in failed), sep="\n", file=sys.stderr)
-    print(f"all runs: {shown(sweep)} (fedsim compare {shown(sweep)})")
+        lines = [f"  {folder}: {reason.removeprefix('ConfigError: ')}" for folder, reason in failed]
+        print(f"{len(failed)} failed:", *lines, sep="\n", file=sys.stderr)
     return 0 if not failed else 2 if all(reason.startswith("ConfigError") for _, reason in failed) else 1
 
 

@@ -20,7 +20,7 @@ from fedsim.data.shards import Shards, holdout
 from fedsim.engine.base import Engine
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.task import Task
-from fedsim.errors import require
+from fedsim.errors import ConfigError, require
 from fedsim.evaluation import Evaluation, Evaluator
 from fedsim.local.settings import LocalTraining
 from fedsim.mixing import Metropolis, Mixing
@@ -58,8 +58,8 @@ class Result:
 
     @property
     def accuracy(self) -> float:
-        """Final accuracy: the server's model, or the mean over nodes."""
-        return self.summary["accuracy"]
+        """Final accuracy: the server's model, or the mean over nodes; NaN for regression."""
+        return self.summary.get("accuracy", float("nan"))
 
 
 @dataclass
@@ -124,6 +124,7 @@ class Simulation:
             target,
             "is an accuracy, and regression has none; use null",
         )
+        require(not self.plots or dataset.task == "classification", "plots", True, "draws the clients' labels, and regression has none")
         population = Population(len(shards), shards.sizes > 0, _label_shares(shards, dataset))
         client_shards = None
         if self.evaluation.clients:
@@ -180,6 +181,9 @@ class Simulation:
         recorder.start()
         try:
             return self._run(prepared, recorder)
+        except ConfigError:
+            recorder.discard()  # an engine that refuses to start: nothing has run
+            raise
         except BaseException as error:
             recorder.fail(error)
             raise

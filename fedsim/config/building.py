@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import importlib
@@ -120,7 +119,7 @@ def _part(group: str, node: Any) -> Any:
         )
     target, key = locate(node["_target_"], f"{group}._target_"), f"{group}._target_"
     require(callable(target), key, node["_target_"], "is no class or function")
-    known = target_settings(target)
+    known = target_defaults(target)
     for name, value in settings.items():
         if known is not None and name not in known and not (group == "model" and name in FROM_DATA):
             raise ConfigError(f"{group}.{name}", value, f"unknown setting of {target.__name__}; {suggest(name, known)}")
@@ -137,30 +136,22 @@ def _part(group: str, node: Any) -> Any:
     return part
 
 
-def target_settings(target: Callable) -> list[str] | None:
-    """Names of the settings that a class or function takes, those that come from the data left out; None: any, or not known."""
-    if "__pydantic_fields__" in vars(target) and settings_of(target):
-        return settings_of(target)
+def target_defaults(target: Callable) -> dict[str, Any] | None:
+    """The settings that a class or function takes, those that come from the data left out, with their defaults ("???": there is none);
+    None: it takes any, or does not tell."""
+    maker = next((cls for cls in target.__mro__ if "__init__" in vars(cls)), object) if isinstance(target, type) else object
+    if "__pydantic_fields__" in vars(maker):
+        fields = vars(maker)["__pydantic_fields__"].items()
+        return {name: "???" if field.is_required() else field.get_default(call_default_factory=True) for name, field in fields}
     try:
-        parameters = inspect.signature(target).parameters.values()
+        parameters = list(inspect.signature(target if maker is object else maker.__init__).parameters.values())
     except (ValueError, TypeError):
         return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    kinds = inspect.Parameter
+    if any(parameter.kind is kinds.VAR_KEYWORD for parameter in parameters):
         return None
-    return [
-        parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL and parameter.name not in FROM_DATA
-    ]
-
-
-def target_defaults(target: Callable) -> dict[str, Any]:
-    """The settings that a class or function takes, with their defaults ("???": there is none)."""
-    if dataclasses.is_dataclass(target):
-        made = {each.name: each.default_factory() for each in dataclasses.fields(target) if each.default_factory is not dataclasses.MISSING}
-        given = {each.name: each.default for each in dataclasses.fields(target) if each.default is not dataclasses.MISSING}
-        return {name: {**given, **made}.get(name, "???") for name in settings_of(target)}
-    parameters = inspect.signature(target).parameters
-    known = target_settings(target) or []
-    return {name: "???" if parameters[name].default is inspect.Parameter.empty else parameters[name].default for name in known}
+    named = [each for each in parameters[maker is not object :] if each.kind is not kinds.VAR_POSITIONAL and each.name not in FROM_DATA]
+    return {each.name: "???" if each.default is kinds.empty else each.default for each in named}
 
 
 def locate(path: Any, key: str) -> Any:

@@ -6,6 +6,7 @@ Settings of a group need no `+`, also those that its YAML does not list: the opt
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import re
@@ -105,7 +106,7 @@ def launch(arguments: Sequence[str], config_dir: Path | str | None = None) -> Pa
         try:
             with _explaining(arguments):
                 hydra.main(version_base=_VERSION, config_path=str(OPTIONS), config_name="config")(_task)()
-        except (Exception, Escape) as error:
+        except BaseException as error:
             Folders.discard()
             raise (error.error if isinstance(error, Escape) else error) from error.__cause__
         return Folders.sweep
@@ -118,6 +119,8 @@ def _task(cfg: DictConfig) -> float:
     alone = known.runtime.choices.get("hydra/launcher") == "basic"  # several bars at once would write over each other
     settings = Settings({}, {}, _typed(known))
     try:
+        if sweeping:
+            (folder / "status.json").unlink(missing_ok=True)  # of an earlier run in the same folder
         with _explaining(settings.overrides):
             settings = _settings(cfg)
         return run_job(settings, folder, None if alone or not sweeping else False)
@@ -145,12 +148,13 @@ def _settings(cfg: DictConfig) -> Settings:
 
 def _typed(known: Any) -> list[str]:
     """The overrides as the user gave them."""
-    return [override.removeprefix("++") for override in OmegaConf.to_container(known.overrides.task, resolve=False)]
+    return [str(override).removeprefix("++") for override in OmegaConf.to_container(known.overrides.task, resolve=False)]
 
 
 def _open(argument: str) -> str:
     """An override that may add what it sets: a setting that the option's YAML does not list, a group without an option."""
-    return f"++{argument}" if _SETTING.match(argument) else _OPTION.sub("", argument, 1)
+    bare = argument.lstrip("+")
+    return f"++{bare}" if _SETTING.match(bare) else _OPTION.sub("", argument, count=1)
 
 
 @contextlib.contextmanager
@@ -176,13 +180,16 @@ def _searching(config_dir: Path | str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _command_line(arguments: Sequence[str]) -> Iterator[None]:
-    """Hydra reads sys.argv, and with HYDRA_FULL_ERROR=1 it raises errors instead of printing them."""
+    """Hydra reads sys.argv, with HYDRA_FULL_ERROR=1 it raises errors instead of printing them, and it configures the root logger."""
     before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["fedsim run", *map(_open, arguments)], "1"
     try:
         yield
     finally:
         sys.argv = before
+        root.level, root.handlers[:] = level, handlers
         os.environ.pop("HYDRA_FULL_ERROR")
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full

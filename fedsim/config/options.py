@@ -80,7 +80,7 @@ def settings_line(option: Option) -> str:
     if "_target_" not in node or "???" in str(node["_target_"]):
         return " ".join(f"{key}={_text(value)}" for key, value in _flat(node).items())
     target = locate(node.pop("_target_"), f"{option.group}._target_")
-    return " ".join(f"{key}={_text(value)}" for key, value in {**target_defaults(target), **node}.items())
+    return " ".join(f"{key}={_text(value)}" for key, value in {**(target_defaults(target) or {}), **node}.items())
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -91,4 +91,5 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else "..."

@@ -20,6 +20,7 @@ class Server(Protocol):
 
     def bind(self, clients: int, topology, mixing, seed: int) -> Plan:
         require(topology is None, "topology", type(topology).__name__, "a server has no topology; leave it out or use protocol=gossip")
+        require(mixing is None, "mixing", type(mixing).__name__, "a server mixes no models; use mixing=none or protocol=gossip")
         return ServerPlan(clients)
 
 

@@ -112,6 +112,15 @@ class Recorder:
             run_curves(self.table(), self.folder / "curves.png")
         self.status(status, reason)
 
+    def discard(self) -> None:
+        """Remove what `start` wrote, and the folder if nothing else is in it: for a run that is refused before its first round."""
+        self._close()
+        if self.folder is not None:
+            for name in ("config.yaml", "overrides.yaml", "summary.json", "status.json", "metrics.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+
     def fail(self, error: BaseException) -> None:
         """Record that the run ended with `error`; its rows so far stay. Never raises for want of disk, so that `error` is what is seen."""
         with contextlib.suppress(OSError):

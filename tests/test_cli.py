@@ -1,0 +1,281 @@
+"""The command line: its commands, single runs, multiruns with failures, and use from anywhere."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedsim.cli import main
+
+TINY = ["data=synthetic", "data.samples=100", "data.test=50", "data.shape=[4]", "data.classes=3", "partition.clients=6", "model.hidden=[4]"]
+TINY += ["participation=bernoulli", "participation.probability=0.5", "rounds=4", "evaluation.every=2"]
+
+RULES = """
+from fedsim.algorithms import FedAvg
+
+class Broken(FedAvg):
+    def step(self, base, mixed, state):
+        raise ZeroDivisionError("of the rule's own")
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    yield tmp_path
+    sys.modules.pop("broken_rules", None)
+
+
+def run_folders(top: Path) -> list[Path]:
+    return sorted(path.parent for path in top.rglob("status.json"))
+
+
+def status(folder: Path) -> str:
+    return json.loads((folder / "status.json").read_text())["status"]
+
+
+# ------------------------------------------------------------------------------------------------ the commands
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_alone_it_says_what_there_is(arguments, capsys):
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) < 12
+    assert all(f"fedsim {command}" in shown for command in ("run", "list", "compare", "demo"))
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.split() == ["fedsim", "0.1.0"]
+
+
+def test_an_unknown_command_is_one_line(capsys):
+    assert main(["runn"]) == 2
+    assert capsys.readouterr().err == "command='runn': unknown command; did you mean run? accepted are run, list, compare, demo\n"
+
+
+def test_demo_is_handed_its_arguments(monkeypatch):
+    import fedsim
+
+    given = []
+    module = types.ModuleType("fedsim.demo")
+    module.main = lambda arguments: given.append(arguments) or 0
+    monkeypatch.setitem(sys.modules, "fedsim.demo", module)
+    monkeypatch.setattr(fedsim, "demo", module, raising=False)
+    assert main(["demo", "--seeds", "1"]) == 0
+    assert given == [["--seeds", "1"]]
+
+
+def test_hydra_s_own_flags(here, capsys):
+    assert main(["run", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("fedsim run") and "aggregator: average_all, average_participating, fedau, fedavg, known_prob" in shown
+    assert main(["run", "algorithm=fedau", "aggregator.cutoff=7", "--cfg", "job"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["aggregator"] == {"_target_": "fedsim.algorithms.FedAU", "cutoff": 7, "rate": 1.0}
+    assert main(["run", "--cfg", "job", "--package", "local", "local.groups=3"]) == 0
+    assert "groups: 3" in capsys.readouterr().out
+    assert main(["run", "--info", "defaults"]) == 0
+    assert "protocol/server" in capsys.readouterr().out
+    assert list(here.iterdir()) == []
+
+
+def test_list_shows_every_option_with_its_line(here, capsys):
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("algorithm", "vc_gossip", "FedAU: each update times its client's mean gap", "handwritten digits of 8 x 8", "experiment"):
+        assert text in shown
+    assert "@package" not in shown
+
+
+def test_list_of_a_group_shows_settings_also_those_its_file_leaves_out(here, capsys):
+    assert main(["list", "local"]) == 0
+    shown = capsys.readouterr().out
+    assert "groups=16" in shown and "rate=0.1" in shown
+    assert main(["list", "algorithm"]) == 0
+    assert "client=fedspeed aggregator=average_participating" in capsys.readouterr().out
+    assert main(["list", "agregator"]) == 2
+    assert "did you mean aggregator?" in capsys.readouterr().err
+
+
+def test_list_shows_own_options(here, capsys):
+    (here / "mine" / "client").mkdir(parents=True)
+    (here / "mine" / "client" / "special.yaml").write_text("# a rule of my own\n_target_: fedsim.algorithms.Sgd\n")
+    assert main(["list", "client", "--config-dir", "mine"]) == 0
+    shown = capsys.readouterr().out
+    assert "a rule of my own" in shown and "special.yaml" in shown
+
+
+# ------------------------------------------------------------------------------------------------ single runs
+
+
+def test_a_run_records_and_says_how_it_ended(here, capsys):
+    assert main(["run", *TINY, "algorithm=fedau", "aggregator.cutoff=3", "local.groups=5"]) == 0
+    (folder,) = run_folders(here / "outputs" / "fedau")
+    shown = capsys.readouterr()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert shown.out.startswith(f"fedau: accuracy {summary['accuracy']:.4g} after 4 rounds in ")
+    assert shown.out.endswith(f"done: {folder.relative_to(here)}\n") and shown.err == ""
+    assert yaml.safe_load((folder / "overrides.yaml").read_text())[-3:] == ["algorithm=fedau", "aggregator.cutoff=3", "local.groups=5"]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["choices"]["aggregator"], config["aggregator"]["cutoff"], config["local"]["groups"]) == ("fedau", 3, 5)
+    assert not (folder / ".hydra").exists() and not list(folder.glob("*.log"))
+
+
+def test_the_name_names_the_folder_and_hydra_s_keys_choose_another(here):
+    assert main(["run", *TINY, "name=first"]) == 0
+    assert len(run_folders(here / "outputs" / "first")) == 1
+    assert main(["run", *TINY, "hydra.run.dir=elsewhere"]) == 0
+    assert run_folders(here / "elsewhere") == [here / "elsewhere"]
+
+
+def test_an_error_inside_a_run_shows_its_traceback_and_is_recorded(here, capsys):
+    (here / "broken_rules.py").write_text(RULES)
+    assert main(["run", *TINY, "aggregator._target_=broken_rules.Broken"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and shown.endswith("ZeroDivisionError: of the rule's own\n")
+    (folder,) = run_folders(here)
+    assert status(folder) == "failed"
+
+
+def test_an_interrupted_run_ends_with_130(here, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedsim.rounds.Rounds.run", interrupt)
+    assert main(["run", *TINY]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    (folder,) = run_folders(here)
+    assert status(folder) == "failed"
+
+
+def test_argv_environment_and_logging_are_left_as_they_were(here):
+    import logging
+
+    before = (list(sys.argv), os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger().level, list(logging.getLogger().handlers))
+    main(["run", *TINY])
+    main(["run", "nonsense=1"])
+    assert before == (sys.argv, os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger().level, logging.getLogger().handlers)
+
+
+# ------------------------------------------------------------------------------------------------ multiruns
+
+
+def test_a_failing_job_leaves_the_others_running_and_is_listed_at_the_end(here, capsys):
+    assert main(["run", "-m", *TINY, "algorithm=fedavg,fedau", "partition.min_size=1,99", "hydra.sweep.dir=sweep"]) == 2
+    shown = capsys.readouterr()
+    assert [status(here / "sweep" / str(number)) for number in range(4)] == ["done", "failed", "done", "failed"]
+    lines = shown.err.splitlines()
+    assert lines[0] == "2 failed:"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["sweep/1", "sweep/3"]
+    assert all("partition.min_size=99" in line for line in lines[1:])
+    assert "fedsim compare sweep" in shown.out
+
+    import fedsim
+
+    table = fedsim.load_runs(here / "sweep")
+    assert set(table["algorithm"]) == {"fedavg", "fedau"}
+    assert table.attrs["without_rows"] == [("1", "failed"), ("3", "failed")]
+
+
+def test_a_job_refused_in_the_folder_of_an_earlier_one_is_not_taken_for_it(here, capsys):
+    assert main(["run", "-m", *TINY, "seed=0", "hydra.sweep.dir=sweep"]) == 0
+    assert main(["run", "-m", *TINY, "seed=0", "hydra.sweep.dir=sweep", "partition.min_size=99"]) == 2
+    assert status(here / "sweep" / "0") == "failed"
+    assert "sweep/0: partition.min_size=99" in capsys.readouterr().err
+
+
+def test_an_error_inside_a_job_is_recorded_with_its_traceback(here, capsys):
+    (here / "broken_rules.py").write_text(RULES)
+    targets = "aggregator._target_=broken_rules.Broken,fedsim.algorithms.FedAU"
+    assert main(["run", "-m", *TINY, targets, "hydra.sweep.dir=sweep"]) == 1
+    assert "sweep/0: ZeroDivisionError: of the rule's own" in capsys.readouterr().err
+    assert "broken_rules.py" in json.loads((here / "sweep" / "0" / "status.json").read_text())["traceback"]
+    assert status(here / "sweep" / "1") == "done"
+
+
+def test_an_experiment_can_be_a_sweep(here):
+    (here / "mine" / "experiment").mkdir(parents=True)
+    lines = ["# @package _global_", "# a small grid", "hydra:", "  mode: MULTIRUN", "  sweep: {dir: grid}"]
+    lines += ["  sweeper: {params: {algorithm: 'fedavg,fedspeed', seed: 'range(2)'}}"]
+    (here / "mine" / "experiment" / "grid.yaml").write_text("\n".join(lines))
+    assert main(["run", "--config-dir=mine", "experiment=grid", *TINY]) == 0
+    configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in run_folders(here / "grid")]
+    assert sorted((config["choices"]["algorithm"], config["seed"]) for config in configs) == [
+        ("fedavg", 0),
+        ("fedavg", 1),
+        ("fedspeed", 0),
+        ("fedspeed", 1),
+    ]
+
+
+def test_the_joblib_launcher_gives_the_same_models_as_one_process(here, capfd):
+    (here / "broken_rules.py").write_text(RULES)
+    sweep = ["run", "-m", *TINY, "aggregator._target_=fedsim.algorithms.FedAU,broken_rules.Broken"]
+    assert main([*sweep, "hydra.sweep.dir=one"]) == 1
+    assert main([*sweep, "hydra.sweep.dir=two", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]) == 1
+    assert "two/1: ZeroDivisionError" in capfd.readouterr().err
+    assert [status(here / "two" / number) for number in "01"] == ["done", "failed"]
+    one, two = (json.loads((here / place / "0" / "summary.json").read_text()) for place in ("one", "two"))
+    assert one["model_sha256"] == two["model_sha256"]
+
+
+# ------------------------------------------------------------------------------------------------ compare
+
+
+def test_compare_shows_failed_runs_first_and_writes_table_and_picture(here, capsys):
+    assert main(["run", "-m", *TINY, "algorithm=fedavg,fedau", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    assert main(["run", "-m", *TINY, "partition.min_size=99", "hydra.sweep.dir=sweep/more"]) == 2
+    capsys.readouterr()
+    assert main(["compare", "sweep", "--target", "0.1", "--panel", "none"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("failed: more/0: ConfigError: partition.min_size=99")
+    assert "rounds to 0.1" in shown and "fedau" in shown
+    assert (here / "sweep" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+    assert "| fedau" in (here / "sweep" / "comparison.md").read_text()
+    assert (here / "sweep" / "comparison.csv").exists() and (here / "sweep" / "comparison-differences.csv").exists()
+    assert main(["compare", "sweep", "--out", "pictures", "--metric", "loss", "--by", "algorithm", "--last", "2"]) == 0
+    assert (here / "pictures" / "comparison.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere"], "runs='nowhere': an existing folder"),
+        (["."], "runs=["),
+        ([], "fedsim compare: the following arguments are required: FOLDER"),
+        ([".", "--last", "x"], "fedsim compare: argument --last: invalid float value: 'x'"),
+    ],
+)
+def test_compare_refuses_in_one_line(arguments, line, here, capsys):
+    assert main(["compare", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(line) and shown.err.count("\n") == 1 and shown.out == ""
+
+
+# ------------------------------------------------------------------------------------------------ from anywhere
+
+
+def test_python_m_fedsim_in_another_folder_with_a_rule_of_one_s_own(here):
+    """As an installed package is used: the current folder has the rule's module, a folder beside it the options."""
+    (here / "halving_rule_of_a_test.py").write_text(
+        "from fedsim.algorithms import FedAvg\n\nclass Halving(FedAvg):\n    def step(self, base, mixed, state):\n"
+        "        return base + 0.5 * mixed, state\n"
+    )
+    (here / "mine" / "aggregator").mkdir(parents=True)
+    (here / "mine" / "aggregator" / "halving.yaml").write_text("# half steps\n_target_: halving_rule_of_a_test.Halving\n")
+    package = Path(main.__code__.co_filename).parents[1]
+    environment = {**os.environ, "FEDSIM_CONFIG_DIR": str(here / "mine"), "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "fedsim", "run", *TINY, "aggregator=halving", "hydra.run.dir=run"]
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("done: run\n")
+    assert yaml.safe_load((here / "run" / "config.yaml").read_text())["aggregator"]["_target_"] == "halving_rule_of_a_test.Halving"

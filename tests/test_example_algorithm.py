@@ -1,0 +1,52 @@
+"""The README's worked example of an own algorithm: the files it shows are the files that run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fedsim
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "server_momentum"
+TINY = ["partition.clients=8", "participation.cohort=3", "rounds=4", "evaluation.every=4", "aggregator=server_momentum"]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+
+
+def models(*overrides: str, config_dir: Path | None = EXAMPLE / "conf") -> np.ndarray:
+    return fedsim.simulate([*TINY, *overrides], config_dir=config_dir).models
+
+
+def test_the_readme_shows_the_files_that_run_in_under_forty_lines() -> None:
+    readme = (ROOT / "README.md").read_text()
+    files = [EXAMPLE / "server_momentum.py", EXAMPLE / "conf" / "aggregator" / "server_momentum.yaml"]
+    for file in files:
+        assert file.read_text().strip() in readme
+    assert sum(len(file.read_text().splitlines()) for file in files) < 40
+
+
+def test_without_momentum_it_is_the_plain_mean() -> None:
+    plain = fedsim.simulate([override for override in TINY if not override.startswith("aggregator")] + ["algorithm=average_participating"])
+    assert models("aggregator.momentum=0").tobytes() == plain.models.tobytes()
+
+
+def test_the_first_round_is_the_plain_mean_and_the_second_adds_the_velocity() -> None:
+    first, second = (models("aggregator.momentum=0.5", f"rounds={rounds}") for rounds in (1, 2))
+    plain = models("aggregator.momentum=0", "rounds=1")
+    assert first.tobytes() == plain.tobytes()
+    start = models("aggregator.momentum=0", "rounds=1", "local.rate=1e-30")
+    without = models("aggregator.momentum=0", "rounds=2")
+    # both second rounds start from the same model with the same cohort: they differ by half of the first round's mean update
+    np.testing.assert_allclose(second - without, 0.5 * (first - start), atol=1e-6)
+
+
+def test_it_runs_over_a_graph_without_another_line() -> None:
+    found = models("protocol=gossip", "topology=ring")
+    assert found.shape[0] == 8 and np.isfinite(found).all()
+    assert found.tobytes() != models("protocol=gossip", "topology=ring", "aggregator.momentum=0").tobytes()
