@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from fedsim.component import Fraction, PositiveInt, Probability, component
 from fedsim.data.shards import Shards
 from fedsim.engine.base import Session
 from fedsim.engine.task import MEAN_MODEL, EvaluateJob, Task
+from fedsim.metrics.base import ExampleValues, Look, Metric
 
 BLOCK = 2000  # examples a job; fixed, so that sums do not depend on the number of workers
 Values = dict[tuple[str, int, str], float]  # (scope, node or -1, metric) -> value
@@ -21,14 +23,13 @@ class Evaluation:
     """What is measured, and when.
 
     every: rounds between evaluations (the first models and the last round are always evaluated); split: examples that models are judged on;
-    objective: also the mean over clients of the client's mean training loss; clients: share of each client's examples kept from training,
-    on which the client's accuracy is measured, as quantiles and at the end per client (0: none); nodes: nodes of a graph that are
-    evaluated, a fixed keyed choice (null: all); target: accuracy for rounds to target (null: none).
+    clients: share of each client's examples kept from training, on which the client's accuracy is measured, as quantiles and at the end
+    per client (0: none); nodes: nodes of a graph that are evaluated, a fixed keyed choice (null: all); target: accuracy for rounds to
+    target (null: none).
     """
 
     every: PositiveInt = 10
     split: Literal["test", "validation"] = "test"
-    objective: bool = False
     clients: Fraction = 0.0
     nodes: PositiveInt | None = None
     target: Probability | None = None
@@ -39,65 +40,59 @@ class Evaluation:
 
 
 class Evaluator:
-    """Measures models on a session. client_shards: each client's own held-out examples of the training split, or None."""
+    """Measures models on a session. metrics: measured beside loss and accuracy; client_shards: each client's own held-out examples of the
+    training split, or None. Nodes of a graph without data take no part, and none in what is measured over nodes."""
 
-    def __init__(self, settings: Evaluation, task: Task, session: Session, client_shards: Shards | None) -> None:
-        self.settings, self.task, self.session, self.client_shards = settings, task, session, client_shards
-        self.nodes = np.arange(task.receivers)
-        if settings.nodes is not None and settings.nodes < task.receivers:
-            self.nodes = np.sort(rng.generator(task.seed, "evaluated nodes").choice(task.receivers, settings.nodes, replace=False))
+    def __init__(self, settings: Evaluation, metrics: Sequence[Metric], task: Task, session: Session, client_shards: Shards | None) -> None:
+        self.settings, self.metrics, self.task, self.session, self.client_shards = settings, metrics, task, session, client_shards
+        self.members = np.flatnonzero(task.shards.sizes > 0) if task.rows else np.zeros(0, np.int64)
+        self.nodes = self.members
+        if settings.nodes is not None and settings.nodes < len(self.members):
+            self.nodes = np.sort(rng.generator(task.seed, "evaluated nodes").choice(self.members, settings.nodes, replace=False))
 
     def measure(self, models: str, last: bool) -> Values:
         """Values by (scope, node, metric). models: name of the array with the receivers' models; last: also values per node and client."""
-        if not self.task.rows:
-            found = self._model("server", models, 0)
-            return found | (self._clients(models, last) if self.client_shards is not None else {})
-        every = self.session.arena[models]
-        mean = every.mean(axis=0, dtype=np.float64)
-        self.session.arena[MEAN_MODEL][0] = mean
-        distance = np.sqrt(np.mean([np.square(row - mean).sum() for row in every]))
-        found = (
-            {("nodes", -1, "consensus_distance"): float(distance)} | self._nodes(models, last) | self._model("mean_model", MEAN_MODEL, 0)
-        )
+        judged, scope, found = models, "server", {}
+        if self.task.rows:
+            judged, scope, found = MEAN_MODEL, "mean_model", self._nodes(models, last)
+        found |= self._model(scope, judged)
+        if self.metrics:
+            look = Look(self.task, self.session.arena[models], lambda split: self._example_values(judged, split))
+            found |= {(scope, -1, name): value for metric in self.metrics for name, value in metric.measure(look).items()}
         return found | (self._clients(models, last) if self.client_shards is not None else {})
 
     def _metrics(self, losses: np.ndarray, hits: np.ndarray, examples: int) -> dict[str, np.ndarray]:
         values = {"loss": losses / examples}
         return values | {"accuracy": hits / examples} if self.task.classification else values
 
-    def _model(self, scope: str, models: str, row: int) -> Values:
-        """Loss and accuracy of one model, examples in blocks."""
-        split, rows = self.settings.split, np.array([row])
+    def _model(self, scope: str, models: str) -> Values:
+        """Loss and accuracy of the first model of an array, examples in blocks."""
+        split, rows = self.settings.split, np.array([0])
         total = len(getattr(self.task.dataset, split))
         jobs = [EvaluateJob(models, rows, split, slice(start, min(start + BLOCK, total))) for start in range(0, total, BLOCK)]
         parts = self.session.run(jobs)
         losses, hits = (sum(part[which] for part in parts) for which in (0, 1))
         found = {(scope, -1, name): float(value[0]) for name, value in self._metrics(losses, hits, total).items()}
-        if self.settings.objective:
-            found[scope, -1, "objective"] = self._objective(models, row)
         return found
 
-    def _objective(self, models: str, row: int) -> float:
-        """Mean over the clients with data of the client's mean training loss: f of Wang & Ji (2024)."""
-        losses, _ = self._example_values(models, row)
-        shards, held = self.task.shards, self.task.shards.sizes > 0
-        sums = np.bincount(shards.owners, losses[shards.indices], len(shards))
-        return float((sums[held] / shards.sizes[held]).mean())
-
-    def _example_values(self, models: str, row: int) -> tuple[np.ndarray, np.ndarray]:
-        total = len(self.task.dataset.train)
+    def _example_values(self, models: str, split: str) -> ExampleValues:
+        """Loss and hit of every example of a split by the first model of an array."""
+        total = len(getattr(self.task.dataset, split))
         blocks = [slice(start, min(start + BLOCK, total)) for start in range(0, total, BLOCK)]
-        parts = self.session.run([EvaluateJob(models, np.array([row]), "train", block, example_values=True) for block in blocks])
+        parts = self.session.run([EvaluateJob(models, np.array([0]), split, block, example_values=True) for block in blocks])
         return tuple(np.concatenate([part[which][0] for part in parts]) for which in (0, 1))
 
     def _nodes(self, models: str, last: bool) -> Values:
-        """Every evaluated node's model on the whole split: mean, worst and spread."""
-        split = self.settings.split
+        """The nodes' distance from their mean model, and every evaluated node's model on the whole split: mean, worst and spread."""
+        arena, split = self.session.arena, self.settings.split
+        mean = sum(arena[models][node].astype(np.float64) for node in self.members) / len(self.members)
+        arena[MEAN_MODEL][0] = mean
+        distance = np.sqrt(np.mean([np.square(arena[models][node] - mean).sum() for node in self.members]))
         total = len(getattr(self.task.dataset, split))
         blocks = np.array_split(self.nodes, min(self.task.local.groups, len(self.nodes)))
         parts = self.session.run([EvaluateJob(models, rows, split, slice(0, total)) for rows in blocks])
         losses, hits = (np.concatenate([part[which] for part in parts]) for which in (0, 1))
-        found: Values = {}
+        found: Values = {("nodes", -1, "consensus_distance"): float(distance)}
         for name, values in self._metrics(losses, hits, total).items():
             found |= _spread("nodes", name, values)
             if last:
@@ -112,7 +107,7 @@ class Evaluator:
             jobs = [EvaluateJob(models, np.array([node]), "train", shards.shard(node)) for node in tested.tolist()]
             hits = np.array([part[1][0] for part in self.session.run(jobs)])
         else:
-            _, example_hits = self._example_values(models, 0)
+            _, example_hits = self._example_values(models, "train")
             hits = np.bincount(shards.owners, example_hits[shards.indices], len(shards))[tested]
         accuracy = hits / shards.sizes[tested]
         found = {("clients", -1, "accuracy_mean"): float(accuracy.mean()), ("clients", -1, "accuracy_min"): float(accuracy.min())}

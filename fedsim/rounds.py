@@ -12,7 +12,7 @@ from torch import Tensor
 from fedsim.algorithms.base import COHORT, OTHERS, Averaging, Reports
 from fedsim.engine.base import Session
 from fedsim.engine.task import MODELS, STATISTICS, MixJob, Task, TrainJob
-from fedsim.exchange import next_models
+from fedsim.exchange import advance
 from fedsim.local.batches import local_steps
 from fedsim.local.gradients import clients_per_call
 from fedsim.protocols.base import Payload, Plan, Tick
@@ -44,8 +44,9 @@ class Rounds:
         self.averaging: dict[str, Averaging] = dict(task.rule.channels)
         if task.correction is not None:
             self.averaging[STATISTICS] = OTHERS
-        shared = len(session.arena.named("shared/")) * task.layout.size * NUMBER
-        self.payload = Payload(task.layout.size * NUMBER, shared, {name: n * NUMBER for name, n in task.channels().items()})
+        shared = len(session.arena.named("shared/")) * task.layout.size * NUMBER if task.rule.broadcasts else 0
+        sent = {name: length * NUMBER for name, length in task.channels.items() if name not in task.rule.same_as}
+        self.payload = Payload(task.layout.size * NUMBER, shared, sent)
         self.models = MODELS[0]
         self.link_state = task.aggregator.init_links(plan.links) if plan.links is not None else {}
 
@@ -69,7 +70,8 @@ class Rounds:
         state = self.link_state if self.plan.links is not None else task.aggregator.init_links(tick.links)
         values, self.link_state = task.aggregator.coefficients(tick.links, tick.heard, reports, state)
         norms = (self._graph_round if task.rows else self._server_round)(tick, reports, values)
-        merged = len(values) == len(tick.heard.weight) and bool(np.array_equal(values, tick.heard.weight))
+        additive = task.aggregator.adds_updates and not task.rule.absorbs_update
+        merged = additive and bool(np.allclose(values, tick.heard.weight, rtol=1e-9, atol=0))
         sent, received = self.plan.traffic(tick, self.payload, merged)
         return RoundReport(cohort, norms, sent, received)
 
@@ -80,7 +82,7 @@ class Rounds:
             channel: tick.others
             if averaging is OTHERS
             else csr_array(
-                (values if averaging is COHORT else np.full(len(heard), 1 / self.task.clients), (heard.row, heard.column)), shape=shape
+                (values if averaging is COHORT else np.full(len(heard), 1 / self.task.members), (heard.row, heard.column)), shape=shape
             )
             for channel, averaging in self.averaging.items()
         }
@@ -92,6 +94,7 @@ class Rounds:
             return 0, np.zeros(0)
         arena = self.session.arena
         arena.reserve([name for name in arena.specs if name.startswith("client/")], tick.cohort)
+        arena.reserve([name for name in arena.specs if name.startswith("message/")], np.arange(size))
         groups = min(local.groups, -(-size // self.chunk))
         work = reports.steps * np.minimum(reports.examples, local.batch_size)
         jobs = []
@@ -111,31 +114,22 @@ class Rounds:
         weights = {channel: matrix.toarray()[0] for channel, matrix in self._weights(tick, values).items()}
         groups, norms = self._train(tick, reports, weights)
         mixed = {}
-        for channel, length in task.channels().items():
+        for channel, length in task.channels.items():
             total = np.zeros(length)
             for group in range(groups):
                 total += arena[f"partial/{channel}"][group]
             mixed[channel] = torch.from_numpy(total.astype(np.float32)).unsqueeze(0)
         base = torch.from_numpy(arena[self.models].copy())
-        shared = {name: torch.from_numpy(value.copy()) for name, value in arena.named("shared/").items()}
-        state = {name: torch.from_numpy(value.copy()) for name, value in arena.named("receiver/").items()}
         own = task.correction.statistics(base, task.layout) if task.correction is not None else None
-        heard_others = torch.full((1, 1), len(tick.cohort) > 0)
-        following, shared, state = next_models(task, base, mixed, shared, state, own, heard_others)
-        arena[self.models][:] = following.numpy()
-        for prefix, vectors in (("shared/", shared), ("receiver/", state)):
-            for name, vector in vectors.items():
-                arena[prefix + name][:] = vector.numpy()
+        heard = torch.full((1, 1), len(tick.cohort) > 0)
+        if not advance(task, arena, self.models, tick.receivers, base, mixed, own, heard):
+            raise Diverged(f"round {tick.round}: the server's next model is not finite; lower local.rate or aggregator.rate")
         return norms
 
     def _graph_round(self, tick: Tick, reports: Reports, values: np.ndarray) -> np.ndarray:
         arena = self.session.arena
         _, norms = self._train(tick, reports, None)
         spare = MODELS[1 - MODELS.index(self.models)]
-        idle = np.ones(self.task.receivers, bool)
-        idle[tick.receivers] = False
-        if idle.any():
-            arena[spare][idle] = arena[self.models][idle]
         weights = {channel: matrix.astype(np.float32).tocsr() for channel, matrix in self._weights(tick, values).items()}
         others = np.diff(tick.others.tocsr().indptr) > 0
         jobs = []
@@ -144,6 +138,10 @@ class Rounds:
             for rows in np.array_split(position, min(self.task.local.groups, len(position))):
                 merge = {channel: matrix[rows] for channel, matrix in weights.items()}
                 jobs.append(MixJob(self.models, spare, tick.receivers[rows], rows, tick.base[rows], merge, others[rows]))
-        self.session.run(jobs)
-        self.models = spare
+        if not all(self.session.run(jobs)):
+            raise Diverged(f"round {tick.round}: the next model of a node is not finite; lower local.rate or aggregator.rate")
+        if len(tick.receivers) == self.task.receivers:
+            self.models = spare
+        else:  # the cost follows the nodes that are active
+            arena[self.models][tick.receivers] = arena[spare][tick.receivers]
         return norms

@@ -23,12 +23,12 @@ from fedsim.engine.task import Task
 from fedsim.errors import ConfigError, require
 from fedsim.evaluation import Evaluation, Evaluator
 from fedsim.local.settings import LocalTraining
+from fedsim.metrics.base import Metric
 from fedsim.mixing import Metropolis, Mixing
 from fedsim.models import build_model, check_model
 from fedsim.parameters import Layout, flat_parameters
 from fedsim.participation import Full, Participation, Pattern, Population
 from fedsim.protocols.base import Plan, Protocol
-from fedsim.protocols.gossip import Gossip
 from fedsim.protocols.server import Server
 from fedsim.recording.book import Book
 from fedsim.recording.describe import describe
@@ -68,7 +68,7 @@ class Simulation:
 
     data, partition, model: what is learned (model: a callable such as `functools.partial(MLP, hidden=[64])` that builds a module);
     client, aggregator, correction: the algorithm; participation: who takes part; protocol, topology, mixing: who hears whom;
-    local, schedule: local training and the learning rate over rounds; engine: where it runs; evaluation: what is measured;
+    local, schedule: local training and the learning rate over rounds; engine: where it runs; evaluation, metrics: what is measured;
     rounds; seed: of every draw; folder: where to record (None: in memory only); loggers; progress; plots: also draw the clients' labels;
     config, overrides: what is recorded beside the results (config: by default `describe()`).
     """
@@ -87,6 +87,7 @@ class Simulation:
     schedule: Schedule = field(default_factory=Constant)
     engine: Engine = field(default_factory=InProcess)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    metrics: Sequence[Metric] = ()
     rounds: int = 100
     seed: int = 0
     folder: Path | str | None = None
@@ -131,11 +132,11 @@ class Simulation:
             shards, client_shards = holdout(shards, self.evaluation.clients, self.seed)
         pattern = self.participation.bind(population, self.seed)
         mixing = self.mixing if self.mixing is not None or not self.protocol.graph else Metropolis()
-        plan = self.protocol.bind(len(shards), self.topology, mixing, self.seed)
+        members = int((shards.sizes > 0).sum())
+        plan = self.protocol.bind(len(shards), self.topology, mixing, self.seed, members)
         self._check_fit(plan)
         module = build_model(self.model, dataset.input_shape, dataset.outputs, self.seed, 0, vocabulary(dataset))
         check_model(module, dataset.input_shape, dataset.outputs, dataset.tokens)
-        graph, combine_first = self.protocol.graph, getattr(self.protocol, "order", "") == "combine_then_adapt"
         task = Task(
             dataset=dataset,
             shards=shards,
@@ -146,9 +147,10 @@ class Simulation:
             correction=self.correction,
             local=self.local,
             clients=len(shards),
+            members=members,
             receivers=plan.receivers,
-            rows=graph,
-            combine_first=combine_first,
+            rows=self.protocol.graph,
+            combine_first=self.protocol.combine_first,
             seed=self.seed,
             device=self.engine.device,
         )
@@ -165,7 +167,7 @@ class Simulation:
         )
         lasting = plan.links is not None or not self.aggregator.remembers_links
         what = type(self.aggregator).__name__
-        require(lasting, "aggregator", what, "remembers links, and topology.per_round=true draws them afresh; use topology.per_round=false")
+        require(lasting, "aggregator", what, "remembers links, and this topology draws them afresh each round; use one that stays")
 
     def describe(self) -> dict[str, Any]:
         """The settings of all parts as plain data, in the form of a configuration file."""
@@ -181,11 +183,11 @@ class Simulation:
         recorder.start()
         try:
             return self._run(prepared, recorder)
-        except ConfigError:
-            recorder.discard()  # an engine that refuses to start: nothing has run
-            raise
         except BaseException as error:
-            recorder.fail(error)
+            if isinstance(error, ConfigError) and recorder.empty:  # an engine that refuses to start: nothing has run
+                recorder.discard()
+            else:
+                recorder.fail(error)
             raise
 
     def _run(self, prepared: Prepared, recorder: Recorder) -> Result:
@@ -193,7 +195,7 @@ class Simulation:
         with self.engine.open(task) as session, RoundProgress(self.rounds, self.progress, self.name) as progress:
             rounds = Rounds(task, session, plan, pattern.probabilities)
             rounds.start(self._first_models(task))
-            evaluator = Evaluator(self.evaluation, task, session, prepared.client_shards)
+            evaluator = Evaluator(self.evaluation, self.metrics, task, session, prepared.client_shards)
             book = Book(recorder, self.rounds, len(pattern.probabilities))
             book.evaluate(0, evaluator, rounds.models)
             status, reason = "done", None
@@ -203,6 +205,8 @@ class Simulation:
                     report = rounds.run(tick, self.local.rate * self.schedule.factor(round, self.rounds))
                 except Diverged as error:
                     status, reason = "diverged", str(error)
+                    if not self.evaluation.due(round, self.rounds):
+                        book.evaluate(round, evaluator, rounds.models)
                     break
                 book.count(report)
                 if self.evaluation.due(round + 1, self.rounds):
@@ -213,9 +217,8 @@ class Simulation:
 
     def _first_models(self, task: Task) -> list[torch.Tensor]:
         """One initial model, or one for each node where they start differently."""
-        different = isinstance(self.protocol, Gossip) and not self.protocol.same_start
         first = [flat_parameters(task.module)]
-        for node in range(1, task.receivers if different else 1):
+        for node in range(1, 1 if self.protocol.same_start else task.receivers):
             dataset = task.dataset
             module = build_model(self.model, dataset.input_shape, dataset.outputs, self.seed, node, vocabulary(dataset))
             first.append(flat_parameters(module))

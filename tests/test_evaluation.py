@@ -14,6 +14,7 @@ from fedsim.data.shards import Shards
 from fedsim.errors import ConfigError
 from fedsim.evaluation import Evaluation
 from fedsim.local import LocalTraining
+from fedsim.metrics import ClientSpread, Objective
 from fedsim.models import build_model
 from fedsim.parameters import Layout
 from fedsim.protocols import Gossip
@@ -76,40 +77,60 @@ def test_loss_and_accuracy_of_the_servers_model(split):
 
 
 @pytest.mark.parametrize("parts", [{}, GRAPH, {"partition": Iid(clients=60, min_size=0)}], ids=["server", "graph", "empty clients"])
-def test_objective_is_the_mean_over_clients_of_their_mean_training_loss(parts):
-    run = Run(evaluation=Evaluation(objective=True), **parts)
+def test_metrics_of_the_clients_training_losses(parts):
+    run = Run(metrics=[Objective(), ClientSpread()], **parts)
     model = run.result.models.mean(axis=0, dtype=np.float64).astype(np.float32)
     shards = [run.task.shards.shard(client) for client in range(len(run.task.shards))]
     losses = [run.scores(model, run.dataset.train.take(shard))[0] for shard in shards if len(shard)]
-    assert run.measured("mean_model" if parts == GRAPH else "server", "objective") == pytest.approx([np.mean(losses)], abs=1e-6)
-    assert run.result.summary["objective"] == pytest.approx(np.mean(losses), abs=1e-6)
+    expected = {"objective": np.mean(losses), "client_loss_std": np.std(losses), "client_loss_max": max(losses)}
+    for name, value in expected.items():
+        assert run.measured("mean_model" if parts == GRAPH else "server", name) == pytest.approx([value], abs=1e-6)
+        assert run.result.summary[name] == pytest.approx(value, abs=1e-6)
 
 
 def test_objective_counts_a_sample_as_often_as_a_client_holds_it(monkeypatch):
     held = [[0, 0, 0, 5], [0, 7]]
     shards = Shards(np.concatenate(held), np.array([0, 4, 6]))
     monkeypatch.setattr(Iid, "split", lambda *_: shards)
-    run = Run(partition=Iid(clients=2), evaluation=Evaluation(objective=True))
+    run = Run(partition=Iid(clients=2), metrics=[Objective()])
     losses = [run.scores(run.result.models[0], run.dataset.train.take(np.array(samples)))[0] for samples in held]
     assert run.measured("server", "objective") == pytest.approx([np.mean(losses)], abs=1e-6)
 
 
-def test_nodes_and_their_mean_and_spread():
-    run = Run(**GRAPH)
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_nodes_and_their_mean_and_spread(split):
+    run = Run(evaluation=Evaluation(split=split), **GRAPH)
+    examples = getattr(run.dataset, split)
     models = run.result.models
-    loss, accuracy = np.array([run.scores(model, run.dataset.test) for model in models]).T
+    loss, accuracy = np.array([run.scores(model, examples) for model in models]).T
     assert accuracy.std() > 0
     for name, values in (("loss", loss), ("accuracy", accuracy)):
         assert run.measured("node", name) == pytest.approx(values, abs=1e-6)
         for statistic in ("mean", "min", "max", "std"):
             assert run.measured("nodes", f"{name}_{statistic}") == pytest.approx([getattr(values, statistic)()], abs=1e-6)
     mean = models.mean(axis=0, dtype=np.float64)
-    expected = run.scores(mean.astype(np.float32), run.dataset.test)
+    expected = run.scores(mean.astype(np.float32), examples)
     assert run.measured("mean_model", "loss") == pytest.approx([expected[0]], abs=1e-6)
     assert run.measured("mean_model", "accuracy").tolist() == [expected[1]]
     assert run.result.accuracy == pytest.approx(accuracy.mean())
     table = run.result.metrics
     assert set(table[table.scope == "node"]["round"]) == {3}  # each node's values belong to the end
+
+
+def test_nodes_without_data_are_not_measured():
+    run = Run(partition=Iid(clients=60, min_size=0), **GRAPH)
+    members = np.flatnonzero(run.task.shards.sizes)
+    losses = [run.scores(run.result.models[node], run.dataset.test)[0] for node in members]
+    assert len(members) == 52 and run.measured("node", "loss") == pytest.approx(losses, abs=1e-6)
+    assert run.measured("nodes", "loss_mean") == pytest.approx([np.mean(losses)], abs=1e-6)
+    models = run.result.models[members].astype(np.float64)
+    mean = models.mean(axis=0)
+    distance = np.sqrt(np.square(models - mean).sum(axis=1).mean())
+    assert run.measured("nodes", "consensus_distance") == pytest.approx([distance])
+    loss, _ = run.scores(mean.astype(np.float32), run.dataset.test)
+    assert run.measured("mean_model", "loss") == pytest.approx([loss], abs=1e-6)
+    saved = Layout.of(run.module).flatten(run.result.model).numpy()
+    assert saved == pytest.approx(mean, abs=1e-6)  # the model that is kept is the one that was measured
 
 
 def test_consensus_distance_by_hand():
@@ -174,7 +195,7 @@ def test_more_nodes_than_there_are_is_all_of_them():
 
 
 def test_blocks_of_examples_change_nothing(monkeypatch):
-    settings = {"evaluation": Evaluation(objective=True, clients=0.3)}
+    settings = {"evaluation": Evaluation(clients=0.3), "metrics": [Objective()]}
     whole = Run(**settings).result.summary
     monkeypatch.setattr(evaluation_file, "BLOCK", 7)
     parts = Run(**settings).result.summary
@@ -214,5 +235,5 @@ def test_settings_that_the_data_do_not_allow_are_refused():
 
 def test_evaluating_does_not_change_the_run():
     local = LocalTraining(steps=2, batch_size=4)
-    seldom, often = (Run(4, local=local, evaluation=evaluation) for evaluation in (Evaluation(), Evaluation(every=1, objective=True)))
+    seldom, often = Run(4, local=local), Run(4, local=local, evaluation=Evaluation(every=1), metrics=[Objective()])
     assert seldom.result.models.tobytes() == often.result.models.tobytes()

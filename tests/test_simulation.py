@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
-from fedsim.algorithms import Aggregator, FedAU, FedAvg, FedSpeed, Sgd, VarianceCorrection
+from fedsim.algorithms import FedAU, FedAvg, FedSpeed, Sgd, VarianceCorrection
 from fedsim.data.partition import Dirichlet, Iid
 from fedsim.engine import InProcess
 from fedsim.errors import ConfigError
@@ -23,10 +22,10 @@ from fedsim.protocols import Gossip
 from fedsim.recording.rows import read_table
 from fedsim.schedules import Linear
 from fedsim.topology import RandomRegular, Ring
-from tests.helpers import Cohorts, Point, Quadratics, blobs_simulation, mlp, quadratic_run
+from tests.helpers import Cohorts, blobs_simulation, mlp, quadratic_run
 
 GRAPH = {"protocol": Gossip(), "topology": Ring()}
-P = 4 * 5 + 5 + 5 * 3 + 3  # parameters of the model of `blobs_simulation`; two weight tensors
+P = 4 * 5 + 5 + 5 * 3 + 3  # parameters of the model of `blobs_simulation`
 EVERY_ROUND = Evaluation(every=1)
 
 
@@ -105,52 +104,6 @@ def test_the_schedule_multiplies_the_rate_round_by_round():
 # ------------------------------------------------------------------------------------------------ totals
 
 
-COHORTS = Cohorts([0, 1, 2], [4], [], [5, 7])  # 6 participations; over a ring 0-1 and 1-2 are the only pairs that meet
-
-
-@pytest.mark.parametrize(
-    ("parts", "up", "down"),
-    [
-        ({}, P, P),
-        ({"aggregator": FedAU()}, P, P),
-        ({"client": FedSpeed()}, 2 * P, 2 * P),  # update and dual up, model and mean dual down
-        ({"client": FedSpeed(mean_dual="active")}, 2 * P, P),
-        ({"client": FedSpeed(mean_dual="none")}, P, P),
-        ({"correction": VarianceCorrection()}, P + 2, P),
-        ({"correction": VarianceCorrection(tensors="all")}, P + 4, P),
-        ({"local": LocalTraining(momentum=0.5, keep_momentum=True)}, P, P),
-    ],
-)
-def test_bytes_at_a_server_are_those_of_the_cohorts_messages(parts, up, down):
-    result = blobs_simulation(4, participation=COHORTS, **parts).run()
-    assert result.summary["bytes_up"] == 6 * up * 4 and result.summary["bytes_down"] == 6 * down * 4
-
-
-@pytest.mark.parametrize(
-    ("parts", "numbers"),
-    [
-        ({"aggregator": Aggregator()}, P),  # the trained model alone, as model and update have the same weights
-        ({"aggregator": FedAvg(weighting="uniform")}, P),
-        ({"aggregator": FedAvg(weighting="all")}, 2 * P),  # model and update
-        ({"aggregator": FedAvg(weighting="size")}, 2 * P),
-        ({"aggregator": FedAU()}, 2 * P),
-        ({"aggregator": FedAvg(weighting="all"), "protocol": Gossip(order="combine_then_adapt")}, P),  # an update stays at home
-        ({"aggregator": Aggregator(), "correction": VarianceCorrection()}, P + 2),
-        ({"aggregator": Aggregator(), "client": FedSpeed(mean_dual="none")}, P),
-        ({"aggregator": Aggregator(), "client": FedSpeed(mean_dual="active")}, 2 * P),
-    ],
-)
-def test_bytes_over_a_graph_are_those_of_the_links_that_carried(parts, numbers):
-    result = blobs_simulation(4, participation=COHORTS, **{**GRAPH, **parts}).run()
-    assert result.summary["bytes_up"] == result.summary["bytes_down"] == 4 * numbers * 4
-
-
-def test_weighting_by_equal_sizes_sends_no_more_than_equal_weights():
-    parts = {"partition": Iid(clients=26), "participation": Bernoulli(probability=0.6), "protocol": Gossip(), "topology": RandomRegular()}
-    runs = [blobs_simulation(3, aggregator=FedAvg(weighting=weighting), **parts).run() for weighting in ("uniform", "size")]
-    assert runs[0].summary["bytes_up"] == runs[1].summary["bytes_up"] > 0
-
-
 def test_participations_are_counted():
     result = blobs_simulation(4, participation=Cohorts([0, 1, 2], [1], [], [1, 7]), evaluation=EVERY_ROUND).run()
     assert final(result.metrics, "client", "participations") == [1, 3, 1, 0, 0, 0, 0, 1]
@@ -193,7 +146,7 @@ def test_the_folder_holds_the_result(tmp_path):
 @pytest.mark.parametrize("participation", [Full(), Bernoulli(probability=0.9), Uniform(cohort=40)])
 @pytest.mark.parametrize("parts", [{}, GRAPH], ids=["server", "graph"])
 def test_clients_without_data_never_take_part(parts, participation):
-    simulation = blobs_simulation(4, partition=Iid(clients=60, min_size=0), participation=participation, **parts)
+    simulation = blobs_simulation(3, partition=Iid(clients=60, min_size=0), participation=participation, **parts)
     empty = simulation.prepare().task.shards.sizes == 0
     assert empty.sum() == 8
     result = simulation.run()
@@ -265,13 +218,6 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_engine_starts(tmp_pa
         blobs_simulation(folder=tmp_path / "file" / below, engine=NeverOpened()).run()
 
 
-def batch_norm(input_shape, outputs):
-    return nn.Sequential(nn.Linear(input_shape[0], outputs), nn.BatchNorm1d(outputs))
-
-
-QUADRATIC = {"data": Quadratics(centres=[[1.0], [2.0]]), "model": Point}
-
-
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -283,20 +229,12 @@ QUADRATIC = {"data": Quadratics(centres=[[1.0], [2.0]]), "model": Point}
         ({"topology": Ring()}, r"topology='Ring': a server has no topology"),
         ({"protocol": Gossip()}, r"topology=None: protocol=gossip needs a topology"),
         ({"client": FedSpeed(), **GRAPH}, r"client\.mean_dual='everyone': .* over a graph accepted are none and active"),
-        ({"client": FedSpeed(prox=0.09)}, r"client\.prox=0\.09: at least half the learning rate \(local\.rate=0\.2\)"),
-        (
-            {"aggregator": FedAU(), "protocol": Gossip(), "topology": RandomRegular(degree=3, per_round=True)},
-            r"aggregator='FedAU': remembers links, and topology\.per_round=true draws them afresh",
-        ),
         ({"participation": Uniform(cohort=9)}, r"participation\.cohort=9: at most the number of clients that hold data, 8"),
-        ({"partition": Iid(clients=99)}, r"partition\.min_size=1: 99 clients with at least 1 each need 99 training samples"),
-        ({**QUADRATIC, "partition": Dirichlet(clients=2)}, r"partition='Dirichlet': divides by class label"),
-        ({"model": batch_norm}, r"model='Sequential': contains BatchNorm1d \(1\): .* use GroupNorm"),
         ({"model": functools.partial(LogisticRegression, zero=1)}, r"model\.zero=1: unknown setting of LogisticRegression"),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
-def test_what_does_not_fit_is_refused_in_one_line_with_nothing_written(tmp_path, parts, message):
+def test_parts_that_do_not_fit_are_refused_in_one_line_with_nothing_written(tmp_path, parts, message):
     with pytest.raises(ConfigError, match="^" + message) as refusal:
         blobs_simulation(**{"folder": tmp_path / "run", "engine": NeverOpened(), **parts}).run()
     assert "\n" not in str(refusal.value)

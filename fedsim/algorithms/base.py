@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -70,15 +70,24 @@ class Reports:
 class ClientRule:
     """What one client does in a round; the default is local SGD (FedAvg's client).
 
-    plain_sgd: True declares that `start`, `direction` and `finish` are the defaults, so that the update may be fused.
+    plain_sgd: True declares that `start`, `direction` and `finish` are the defaults, so that the update may be fused;
+    broadcasts: whether clients read the shared vectors, which are then sent with the model;
+    absorbs_update: whether `absorb` uses the mixed update by itself, which then travels beside the model over a graph.
     """
 
     plain_sgd: ClassVar[bool] = False
+    broadcasts: ClassVar[bool] = True
+    absorbs_update: ClassVar[bool] = False
 
     @property
     def channels(self) -> dict[str, Averaging]:
         """The vectors [P] a client sends, and how each is averaged."""
         return {"update": COHORT}
+
+    @property
+    def same_as(self) -> dict[str, str]:
+        """Channels that average the vector of another channel once more, in another way: channel -> that one. They are not sent."""
+        return {}
 
     def check(self, rate: float, graph: bool) -> None:
         """Raise ConfigError if the rule cannot work with this learning rate, or not over a graph."""
@@ -116,6 +125,11 @@ class Aggregator:
 
     remembers_links: ClassVar[bool] = False
 
+    @property
+    def adds_updates(self) -> bool:
+        """Whether `step` is base + mixed, so that over a graph a neighbour's model and update can travel as their sum."""
+        return type(self).step is Aggregator.step
+
     def init_links(self, links: Links) -> dict[str, np.ndarray]:
         """State per link [L] or per receiver [R]."""
         return {}
@@ -146,8 +160,3 @@ class Correction:
     def apply(self, model: Tensor, own: Tensor, others: Tensor, layout: Layout) -> Tensor:
         """The corrected model [..., P], given the receiver's own statistics before mixing and the others' mean, both [..., Q]."""
         raise NotImplementedError("a correction defines how it is applied")
-
-
-def describe(part: Any) -> str:
-    """First line of a part's docstring."""
-    return (type(part).__doc__ or type(part).__name__).strip().splitlines()[0]

@@ -44,6 +44,7 @@ class FedAU(Aggregator):
             "intervals": np.zeros(n, np.int64),
             "last": np.full(n, -1, np.int64),
             "clock": np.zeros(links.receivers, np.int64),
+            "graph": np.array(links.own.any()),
         }
 
     def coefficients(self, links: Links, heard: Heard, reports: Reports, state):
@@ -56,13 +57,12 @@ class FedAU(Aggregator):
             m, since = m + closed, since - closed * self.cutoff
         sent = w
         omega[at], intervals[at], last[at] = (m * w + since) / (m + 1), m + 1, now
-        clock[self._ticking(links, heard)] += 1
+        clock[np.unique(heard.receiver) if state["graph"] else slice(None)] += 1  # a server's clock runs every round, a node's when it acts
         return links.weight[at] * sent, state
 
-    @staticmethod
-    def _ticking(links: Links, heard: Heard) -> np.ndarray | slice:
-        """A server's clock runs every round, a node's when it is active."""
-        return np.unique(heard.receiver) if links.own.any() else slice(None)
+    @property
+    def adds_updates(self):
+        return self.rate == 1
 
     def step(self, base, mixed, state):
         return base + self.rate * mixed, state

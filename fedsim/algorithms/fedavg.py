@@ -55,5 +55,9 @@ class FedAvg(Aggregator):
                 weight = weight / np.where(heard.own, 1.0, reports.probability[heard.column])
         return weight, state
 
+    @property
+    def adds_updates(self):
+        return self.rate == 1
+
     def step(self, base, mixed, state):
         return base + self.rate * mixed, state

@@ -21,7 +21,7 @@ With rho = 0 this is FedDyn (Acar et al., ICLR 2021) with mu = 1 / lambda.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -37,6 +37,8 @@ class FedSpeed(ClientRule):
     radius: rho; merge: alpha in [0, 1]; prox: lambda; mean_dual: whose duals the server adds.
     """
 
+    broadcasts: ClassVar[bool] = False  # the mean dual stays at the server
+
     radius: NonNegative = 0.1
     merge: Probability = 1.0
     prox: Positive = 10.0
@@ -50,13 +52,16 @@ class FedSpeed(ClientRule):
             self.mean_dual,
             "a mean over all clients exists only at a server; over a graph accepted are none and active",
         )
-        accepted = f"at least half the learning rate (local.rate={rate}); below it the prox term alone diverges"
-        require(self.prox >= rate / 2, "client.prox", self.prox, accepted)
+        accepted = f"more than half the learning rate (local.rate={rate}); up to it the prox term alone diverges"
+        require(self.prox > rate / 2, "client.prox", self.prox, accepted)
 
     @property
     def channels(self):
-        dual = {"everyone": {"dual": EVERYONE}, "active": {"dual": COHORT}, "none": {}}[self.mean_dual]
-        return {"update": COHORT, **dual}
+        return {"update": COHORT, "dual": EVERYONE} if self.mean_dual == "everyone" else {"update": COHORT}
+
+    @property
+    def same_as(self):  # the duals of the cohort change by their updates, so nothing more is sent
+        return {"dual": "update"} if self.mean_dual == "everyone" else {}
 
     def init(self, x):
         return {"dual": torch.zeros_like(x)}
@@ -75,11 +80,10 @@ class FedSpeed(ClientRule):
     def finish(self, x, anchor, state, shared, info):
         update = x - anchor
         dual = state["dual"] + update
-        sent = {"everyone": {"dual": update}, "active": {"dual": dual}, "none": {}}[self.mean_dual]
-        return {"update": update, **sent}, {"dual": dual}
+        return {"update": update + dual if self.mean_dual == "active" else update}, {"dual": dual}
 
     def absorb(self, shared, mixed):
-        if self.mean_dual == "everyone":  # the mean of h moves by what the cohort added to theirs
-            mean_dual = shared["mean_dual"] + mixed["dual"]
-            return {"mean_dual": mean_dual}, mean_dual
-        return shared, mixed.get("dual")
+        if self.mean_dual != "everyone":
+            return shared, None
+        mean_dual = shared["mean_dual"] + mixed["dual"]  # the mean of h moves by what the cohort added to theirs
+        return {"mean_dual": mean_dual}, mean_dual

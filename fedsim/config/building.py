@@ -36,6 +36,7 @@ GROUPS = {  # the base class that an option's class must have; a model is any ca
     "evaluation": "fedsim.evaluation.Evaluation",
     "logger": "fedsim.recording.loggers.Logger",
 }
+METRICS = "metrics"  # the group of which several options may be chosen: name -> settings
 OPTIONAL = ("correction", "topology", "mixing")  # groups that may be absent
 PRESETS = ("algorithm", "experiment")  # groups that choose options of others and have no settings of their own
 FROM_DATA = ("input_shape", "outputs", "vocabulary")  # what a model is told of the data
@@ -72,7 +73,7 @@ def build(settings: Settings, folder: Path | str | None = None, progress: bool |
     from fedsim.simulation import Simulation
 
     config = settings.config
-    known = [*GROUPS, *settings_of(PlainKeys)]
+    known = [*GROUPS, METRICS, *settings_of(PlainKeys)]
     for key, value in config.items():
         require(key in known, key, value, f"unknown key; {suggest(key, known)}")
     try:
@@ -81,8 +82,11 @@ def build(settings: Settings, folder: Path | str | None = None, progress: bool |
         raise ConfigError(error.key.removeprefix("PlainKeys."), error.value, error.accepted) from None
     parts = {group: _part(group, config.get(group)) for group in GROUPS}
     logger = parts.pop("logger")
+    chosen = config.get(METRICS) or {}
+    require(isinstance(chosen, Mapping), METRICS, chosen, f"accepted is a list of options, {METRICS}=[objective]; fedsim list {METRICS}")
     return Simulation(
         **parts,
+        metrics=[_part(f"{METRICS}.{name}", node) for name, node in chosen.items()],
         rounds=plain.rounds,
         seed=plain.seed,
         name=str(plain.name),
@@ -131,8 +135,8 @@ def _part(group: str, node: Any) -> Any:
         raise error.under(group) from None
     except (TypeError, ValueError) as error:  # of a user's class that is no component
         raise ConfigError(key, node["_target_"], f"could not be built ({type(error).__name__}: {error})") from error
-    base = locate(GROUPS[group], key)
-    require(isinstance(part, base), key, node["_target_"], f"accepted is a subclass of {GROUPS[group]}")
+    base = GROUPS.get(group, "fedsim.metrics.Metric")
+    require(isinstance(part, locate(base, key)), key, node["_target_"], f"accepted is a subclass of {base}")
     return part
 
 

@@ -30,15 +30,15 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from yaml import YAMLError
 
 from fedsim.component import settings_of
-from fedsim.config.building import GROUPS, PRESETS, PlainKeys, Settings, suggest
+from fedsim.config.building import GROUPS, METRICS, PRESETS, PlainKeys, Settings, suggest
 from fedsim.config.options import OPTIONS, user_folders
 from fedsim.config.running import record_failure, run_job
 from fedsim.errors import ConfigError, require
 
 _folders: ContextVar[Sequence[Path]] = ContextVar("_folders", default=())  # of the user's own options, the first wins
 _VERSION = "1.3"
-_SETTING = re.compile(rf"({'|'.join(GROUPS)})(\.|=\s*\{{)")  # "local.rate=0.1", "model={hidden: [3]}"
-_OPTION = re.compile(rf"\+(?=({'|'.join([*GROUPS, *PRESETS])})=)")  # "+experiment=digits"
+_SETTING = re.compile(rf"({'|'.join([*GROUPS, METRICS])})(\.|=\s*\{{)")  # "local.rate=0.1", "model={hidden: [3]}"
+_OPTION = re.compile(rf"\+(?=({'|'.join([*GROUPS, METRICS, *PRESETS])})=)")  # "+experiment=digits"
 
 
 class UserFolders(SearchPathPlugin):
@@ -247,4 +247,4 @@ def _explain_key(error: OmegaConfBaseException, typed: dict[str, str]) -> Config
     plain = settings_of(PlainKeys)
     if name in plain:
         return ConfigError(key, value, f"{name} is a plain value, without settings of its own")
-    return ConfigError(key, value, f"unknown key; {suggest(name, [*GROUPS, *PRESETS, *plain])}")
+    return ConfigError(key, value, f"unknown key; {suggest(name, [*GROUPS, METRICS, *PRESETS, *plain])}")

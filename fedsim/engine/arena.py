@@ -3,6 +3,7 @@ map."""
 
 from __future__ import annotations
 
+import fcntl
 import math
 import mmap
 import os
@@ -53,7 +54,7 @@ class Arena:
         return {name.removeprefix(prefix): self.arrays[name] for name in self.specs if name.startswith(prefix)}
 
     def reserve(self, names: Iterable[str], rows: np.ndarray) -> None:
-        """Make sure that these rows can be written."""
+        """Make sure that these rows (sorted, at least one) can be written."""
 
     def take(self, rows: dict[str, Rows]) -> dict[str, np.ndarray]:
         """Copies of rows of arrays, to send to a worker that does not map this arena."""
@@ -79,6 +80,8 @@ class SharedArena(Arena):
         if folder is None:
             remove_abandoned()
             folder = Path(tempfile.mkdtemp(prefix=f"fedsim-{os.getpid()}-", dir=SHARED_MEMORY))
+            self.lock = open(folder / "lock", "w")  # held until this process ends, however it ends
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
         self.folder = folder
         try:
             super().__init__(specs)
@@ -112,19 +115,28 @@ class SharedArena(Arena):
     def reserve(self, names: Iterable[str], rows: np.ndarray) -> None:
         for name in names:
             width = self.specs[name].bytes // max(self.specs[name].shape[0], 1)
+            breaks = np.flatnonzero(np.diff(rows) != 1) + 1
             with open(self._path(name), "r+b") as file:
-                for row in rows.tolist():
-                    self._allocate(file.fileno(), row * width, width, name)
+                for part in np.split(rows, breaks):  # neighbouring rows at once
+                    self._allocate(file.fileno(), int(part[0]) * width, len(part) * width, name)
 
     def close(self) -> None:
         super().close()
         if self.owner:
             shutil.rmtree(self.folder, ignore_errors=True)
+            self.lock.close()
 
 
 def remove_abandoned() -> None:
-    """Remove arenas whose process was killed."""
+    """Remove arenas whose process was killed: nobody holds their lock."""
     for folder in SHARED_MEMORY.glob("fedsim-*-*"):
-        pid = folder.name.split("-")[1]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            with open(folder / "lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            pid = folder.name.split("-")[1]
+            if not pid.isdigit() or Path("/proc", pid).exists():  # being made at this moment
+                continue
+        except OSError:  # at work
+            continue
+        shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,12 @@ from fedsim.errors import require
 
 
 class Session:
-    """Workers and the arrays they share, for one run."""
+    """Workers and the arrays they share, for one run.
+
+    A new engine makes an arena of `task.arrays()`, a `fedsim.engine.worker.Worker(task, arena)` wherever jobs shall run, and hands jobs to
+    them. A worker that cannot map the driver's arena has one of its own: before a job it is given the rows that `job.reads` names, and
+    after it the rows that `job.writes` names are put back.
+    """
 
     arena: Arena
 
@@ -43,6 +48,9 @@ class Engine:
             kind = ""
         require(kind in ("cpu", "cuda"), "engine.device", self.device, "accepted are cpu, cuda, cuda:0, cuda:1, ...")
         require(kind == "cpu" or torch.cuda.is_available(), "engine.device", self.device, "no GPU is available here; use engine.device=cpu")
+        index = torch.device(self.device).index or 0
+        here = torch.cuda.device_count() if kind == "cuda" else 1
+        require(index < here, "engine.device", self.device, f"there are {here} GPUs here, numbered from 0")
 
     def open(self, task: Task) -> Session:
         """Start the workers."""

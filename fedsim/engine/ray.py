@@ -8,6 +8,7 @@ each machine's object store.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ class Ray(Engine):
     shared_memory: bool = True
 
     def check(self) -> None:
+        require(self.device in ("cpu", "cuda"), "engine.device", self.device, "accepted are cpu and cuda; Ray deals out the GPUs")
         if self.device == "cpu" or self.address is None:
             super().check()  # the GPUs of a cluster need not be on the driver's machine
         try:
@@ -63,12 +65,16 @@ class Ray(Engine):
                 ray.init(log_to_driver=False, logging_level="ERROR", **(here if self.address is None else {"address": self.address}))
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigError("engine.address", self.address, f"a Ray cluster that answers ({str(error).splitlines()[0]})") from None
+        joined = ray.get_runtime_context().gcs_address
+        mine = self.address in (None, "auto", joined)
+        require(mine, "engine.address", self.address, f"this process is already joined to the Ray session at {joined}")
         cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
         enough = self.address is None or cpus >= self.workers
         require(enough, "engine.workers", self.workers, f"the cluster has {cpus:.0f} CPUs, one for each worker")
         require(self.device == "cpu" or gpus > 0, "engine.device", self.device, "the Ray session has no GPU; use engine.device=cpu")
         # In a session of our own more workers than CPUs share them: slower, with the same results
-        return {"num_cpus": min(1, cpus / self.workers), "num_gpus": gpus / self.workers if self.device != "cpu" else 0}
+        each = 0 if self.device == "cpu" else 1 if gpus >= self.workers else 1 / math.ceil(self.workers / gpus)
+        return {"num_cpus": min(1, cpus / self.workers), "num_gpus": each}
 
 
 class Host:

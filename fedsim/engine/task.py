@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +28,9 @@ SEEN = "client_seen"  # which clients have kept state
 class Task:
     """Everything constant in a run.
 
-    clients: N; receivers: R (a server: 1); rows: whether messages are kept as rows (a graph) or only as sums (a server);
-    combine_first: models are mixed as they were before training (a correction then belongs to the mixed model, before updates are added).
+    clients: N; members: those with data; receivers: R (a server: 1); rows: whether messages are kept as rows (a graph) or only as sums (a
+    server); combine_first: models are mixed as they were before training (a correction then belongs to the mixed model, before updates are
+    added).
     """
 
     dataset: Dataset
@@ -40,6 +42,7 @@ class Task:
     correction: Correction | None
     local: LocalTraining
     clients: int
+    members: int
     receivers: int
     rows: bool
     combine_first: bool
@@ -50,8 +53,9 @@ class Task:
     def classification(self) -> bool:
         return self.dataset.task == "classification"
 
+    @functools.cached_property
     def channels(self) -> dict[str, int]:
-        """Length of every channel a client sends."""
+        """Length of every channel."""
         lengths = dict.fromkeys(self.rule.channels, self.layout.size)
         if self.correction is not None:
             lengths[STATISTICS] = self.correction.statistics(torch.zeros(1, self.layout.size), self.layout).shape[-1]
@@ -70,9 +74,9 @@ class Task:
             specs[SEEN] = ArraySpec((self.clients,), "uint8")
         specs |= {f"shared/{name}": ArraySpec((self.receivers, P)) for name in self.rule.init_shared(like)}
         specs |= {f"receiver/{name}": ArraySpec((self.receivers, P)) for name in self.aggregator.init_receiver(like)}
-        for channel, length in self.channels().items():
+        for channel, length in self.channels.items():
             if self.rows:
-                specs[f"message/{channel}"] = ArraySpec((self.clients, length))
+                specs[f"message/{channel}"] = ArraySpec((self.clients, length), sparse=True)
             else:
                 specs[f"partial/{channel}"] = ArraySpec((self.local.groups, length), "float64")
         return specs
@@ -102,8 +106,8 @@ class TrainJob:
     def writes(self, task: Task, arena) -> dict[str, Rows]:
         kept = {name: self.clients for name in arena.specs if name.startswith("client/") or name == SEEN}
         if self.weights is None:
-            return kept | {f"message/{channel}": self.columns for channel in task.channels()}
-        return kept | {f"partial/{channel}": slice(self.group, self.group + 1) for channel in task.channels()}
+            return kept | {f"message/{channel}": self.columns for channel in task.channels}
+        return kept | {f"partial/{channel}": slice(self.group, self.group + 1) for channel in task.channels}
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class MixJob:
 
     def reads(self, task: Task, arena) -> dict[str, Rows]:
         vectors = {name: self.receivers for name in arena.specs if name.startswith(("shared/", "receiver/"))}
-        messages = {name: slice(None) for name in arena.specs if name.startswith("message/")}
+        messages = {f"message/{name}": slice(0, matrix.shape[1]) for name, matrix in self.merge.items()}
         return {self.models: slice(None), **messages, **vectors}
 
     def writes(self, task: Task, arena) -> dict[str, Rows]:

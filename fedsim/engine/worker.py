@@ -13,7 +13,7 @@ from fedsim.algorithms.base import State, norm
 from fedsim.data.dataset import Dataset, Split
 from fedsim.engine.arena import Arena
 from fedsim.engine.task import SEEN, STATISTICS, EvaluateJob, Job, MixJob, Task, TrainJob
-from fedsim.exchange import next_models
+from fedsim.exchange import advance
 from fedsim.local.batches import draw_batches
 from fedsim.local.gradients import clients_per_call, example_losses, gradient_kernel
 from fedsim.local.training import MOMENTUM, Chunk, train
@@ -38,7 +38,7 @@ class Examples:
         """Inputs [*index.shape, ...] and targets of these examples."""
         at = index if isinstance(index, slice) else torch.from_numpy(index).to(self.x.device)
         x, y = self.x[at], self.y[at]
-        return (x if self.tokens else x.to(torch.float32).mul_(self.factor).sub_(self.shift)), y
+        return (x if self.tokens else torch.mul(x, self.factor).sub_(self.shift)), y  # uint8 becomes float32 here, in a copy
 
 
 class Worker:
@@ -48,6 +48,8 @@ class Worker:
         keep_freed_memory()
         torch.set_num_threads(1)  # other thread counts give other bits
         self.task, self.arena, self.device = task, arena, torch.device(task.device)
+        if self.device.type == "cuda":  # the same bits again on the same GPU
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.module = task.module.to(self.device).train()
         self.gradient = gradient_kernel(self.module, task.local, task.device)(self.module, task.layout, task.classification)
         self.chunk = clients_per_call(self.module, task.local, task.device)
@@ -55,8 +57,8 @@ class Worker:
         self.examples = {name: Examples(split, task.dataset, self.device) for name, split in splits.items() if split is not None}
 
     def run(self, job: Job):
-        """Run one job: a TrainJob gives the norms of the updates, an EvaluateJob losses and hits, a MixJob nothing; the rest is in
-        the arena."""
+        """Run one job: a TrainJob gives the norms of the updates, an EvaluateJob losses and hits, a MixJob whether
+        its models are finite; the rest is in the arena."""
         with torch.no_grad():
             if isinstance(job, TrainJob):
                 return self._train(job)
@@ -70,12 +72,13 @@ class Worker:
         task, norms = self.task, []
         sums = None
         if job.weights is not None:
-            sums = {name: torch.zeros(length, dtype=torch.float64, device=self.device) for name, length in task.channels().items()}
+            sums = {name: torch.zeros(length, dtype=torch.float64, device=self.device) for name, length in task.channels.items()}
         for start in range(0, len(job.clients), self.chunk):
             part = slice(start, start + self.chunk)
             clients, anchors = job.clients[part], job.anchors[part]
             chunk = self._chunk(job, clients, anchors)
             messages, state, x = train(chunk, task.rule, task.local, self.gradient, self.examples["train"].batch, job.rate)
+            messages |= {channel: messages[source] for channel, source in task.rule.same_as.items()}
             if task.correction is not None:
                 messages[STATISTICS] = task.correction.statistics(chunk.anchor if task.combine_first else x, task.layout)
             self._keep(state, clients)
@@ -96,7 +99,8 @@ class Worker:
         batches = draw_batches(task.shards, clients, task.local, task.seed, job.round)
         rows = anchors[:1] if (anchors == anchors[0]).all() else anchors
         anchor = self._rows(job.models, rows).to(self.device).expand(len(clients), -1)
-        shared = {name: self._rows(f"shared/{name}", rows).to(self.device) for name in self.arena.named("shared/")}
+        names = self.arena.named("shared/") if task.rule.broadcasts else ()
+        shared = {name: self._rows(f"shared/{name}", rows).to(self.device) for name in names}
         sizes = task.shards.offsets[clients + 1] - task.shards.offsets[clients]
         return Chunk(batches, sizes, anchor, self._kept(anchor, clients), shared)
 
@@ -117,19 +121,13 @@ class Worker:
         if state:
             self.arena[SEEN][clients] = 1
 
-    def _mix(self, job: MixJob) -> None:
-        task, arena, at = self.task, self.arena, job.receivers
-        mixed = {name: torch.from_numpy(matrix @ arena[f"message/{name}"][: matrix.shape[1]]) for name, matrix in job.merge.items()}
-        shared = {name: self._rows(f"shared/{name}", at) for name in arena.named("shared/")}
-        state = {name: self._rows(f"receiver/{name}", at) for name in arena.named("receiver/")}
-        own = self._rows(f"message/{STATISTICS}", job.own) if task.correction is not None else None
-        base = torch.from_numpy(job.base @ arena[job.models])
-        others = torch.from_numpy(job.others).unsqueeze(-1)
-        following, shared, state = next_models(task, base, mixed, shared, state, own, others)
-        arena[job.next_models][at] = following.numpy()
-        for prefix, values in (("shared/", shared), ("receiver/", state)):
-            for name, value in values.items():
-                arena[prefix + name][at] = value.numpy()
+    def _mix(self, job: MixJob) -> bool:
+        """Whether the models of the block are finite."""
+        messages = {name: matrix @ self.arena[f"message/{name}"][: matrix.shape[1]] for name, matrix in job.merge.items()}
+        mixed = {name: torch.from_numpy(message) for name, message in messages.items()}
+        own = self._rows(f"message/{STATISTICS}", job.own) if self.task.correction is not None else None
+        base, others = torch.from_numpy(job.base @ self.arena[job.models]), torch.from_numpy(job.others).unsqueeze(-1)
+        return advance(self.task, self.arena, job.next_models, job.receivers, base, mixed, own, others)
 
     def _evaluate(self, job: EvaluateJob) -> tuple[np.ndarray, np.ndarray]:
         """Losses and hits: sums over the examples, float64 [m], or, with `example_values`, each example's, [m, n]."""

@@ -37,11 +37,17 @@ class Batches:
     steps: np.ndarray
 
 
+RAGGED = 4  # shards so unequal that drawing them together would waste this factor are drawn one by one, with the same result
+
+
 def draw_batches(shards: Shards, clients: np.ndarray, settings: LocalTraining, seed: int, round: int) -> Batches:
     """Batches of these clients (int64 [C], none with an empty shard) in one round: each epoch is a fresh permutation of the shard."""
     starts, sizes = shards.offsets[clients], shards.offsets[clients + 1] - shards.offsets[clients]
     steps, per_epoch = local_steps(sizes, settings), _steps_per_epoch(sizes, settings)
-    epochs, width = int(np.max(-(-steps // per_epoch))), int(sizes.max())
+    each, width = -(-steps // per_epoch), int(sizes.max())
+    epochs = int(each.max())
+    if len(clients) > 1 and len(clients) * epochs * width > RAGGED * int((each * sizes).sum()):
+        return _joined([draw_batches(shards, client, settings, seed, round) for client in clients[:, None]])
     outside = np.arange(width)[None, :] >= sizes[:, None]
     orders = []
     for epoch in range(epochs):
@@ -59,3 +65,13 @@ def draw_batches(shards: Shards, clients: np.ndarray, settings: LocalTraining, s
     epoch = np.minimum(step // per_epoch[:, None], epochs - 1)
     picked = order[np.arange(len(clients))[:, None, None], epoch[:, :, None], within]
     return Batches(shards.indices[starts[:, None, None] + picked], count, steps)
+
+
+def _joined(parts: list[Batches]) -> Batches:
+    """Batches of several clients as one, padded."""
+    shape = [max(part.index.shape[axis] for part in parts) for axis in (1, 2)]
+    index = np.stack(
+        [np.pad(part.index[0], [(0, full - had) for full, had in zip(shape, part.index.shape[1:], strict=True)], "edge") for part in parts]
+    )
+    count = np.stack([np.pad(part.count[0], (0, shape[0] - part.count.shape[1])) for part in parts])
+    return Batches(index, count, np.concatenate([part.steps for part in parts]))

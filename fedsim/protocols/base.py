@@ -55,12 +55,21 @@ class Plan:
 
 
 class Protocol:
-    """Settings of a protocol. graph: whether clients are themselves the receivers."""
+    """Settings of a protocol.
+
+    graph: whether clients are themselves the receivers; same_start: whether all receivers start from one initial model;
+    combine_first: whether models are mixed as they were before training.
+    """
 
     graph: ClassVar[bool]
+    same_start: bool = True
 
-    def bind(self, clients: int, topology, mixing, seed: int) -> Plan:
-        """Plan for N clients; raises ConfigError for a topology or mixing that does not belong to it."""
+    @property
+    def combine_first(self) -> bool:
+        return False
+
+    def bind(self, clients: int, topology, mixing, seed: int, members: int | None = None) -> Plan:
+        """Plan for N clients, of whom `members` hold data (None: all). Raises ConfigError for a topology or mixing that does not fit."""
         raise NotImplementedError("a protocol binds to a population")
 
 

@@ -28,17 +28,22 @@ class Gossip(Protocol):
     order: Literal["adapt_then_combine", "combine_then_adapt"] = "adapt_then_combine"
     same_start: bool = True
 
-    def bind(self, clients: int, topology, mixing, seed: int) -> Plan:
+    @property
+    def combine_first(self) -> bool:
+        return self.order == "combine_then_adapt"
+
+    def bind(self, clients: int, topology, mixing, seed: int, members: int | None = None) -> Plan:
         require(
             topology is not None, "topology", None, "protocol=gossip needs a topology, such as topology=ring or topology=random_regular"
         )
-        return GossipPlan(clients, topology, mixing, self.order == "combine_then_adapt", seed)
+        return GossipPlan(clients, topology, mixing, self.combine_first, seed)
 
 
 class GossipPlan(Plan):
     def __init__(self, nodes: int, topology: Topology, mixing: Mixing, combine_first: bool, seed: int) -> None:
         self.receivers, self.topology, self.mixing, self.combine_first, self.seed = nodes, topology, mixing, combine_first, seed
-        self.graph_links = mixing.links(topology.adjacency(nodes, seed)) if topology.fixed else None
+        first = topology.adjacency(nodes, seed, 0)  # refused here if it cannot be drawn
+        self.graph_links = mixing.links(first) if topology.fixed else None
         everyone, ones = np.arange(nodes), np.ones(nodes)
         self.own_links = Links(nodes, nodes, everyone, everyone, ones, ones.astype(bool))
         self.links = self.own_links if combine_first else self.graph_links

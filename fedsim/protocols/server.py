@@ -18,19 +18,19 @@ class Server(Protocol):
 
     graph: ClassVar[bool] = False
 
-    def bind(self, clients: int, topology, mixing, seed: int) -> Plan:
+    def bind(self, clients: int, topology, mixing, seed: int, members: int | None = None) -> Plan:
         require(topology is None, "topology", type(topology).__name__, "a server has no topology; leave it out or use protocol=gossip")
         require(mixing is None, "mixing", type(mixing).__name__, "a server mixes no models; use mixing=none or protocol=gossip")
-        return ServerPlan(clients)
+        return ServerPlan(clients, clients if members is None else members)
 
 
 class ServerPlan(Plan):
     receivers = 1
 
-    def __init__(self, clients: int) -> None:
+    def __init__(self, clients: int, members: int) -> None:
         everyone = np.arange(clients)
         zeros = np.zeros(clients, np.int64)
-        self.links: Links = Links(1, clients, zeros, everyone, np.full(clients, 1 / clients), np.zeros(clients, bool))
+        self.links: Links = Links(1, clients, zeros, everyone, np.full(clients, 1 / members), np.zeros(clients, bool))
 
     def tick(self, round: int, cohort: np.ndarray) -> Tick:
         size = len(cohort)

@@ -72,7 +72,9 @@ class Book:
             for name in ("loss", "accuracy")
             if (scope, -1, name + end) in values
         }
-        self.latest |= {name: value for (scope, node, name), value in values.items() if name in ("objective", "consensus_distance")}
+        judged = [(name, value) for (scope, _, name), value in values.items() if scope in ("server", "mean_model")]
+        self.latest |= {name: value for name, value in judged if name not in ("loss", "accuracy")}
+        self.latest |= {name: value for (_, _, name), value in values.items() if name == "consensus_distance"}
         if "accuracy" in self.latest:
             self.curve.append((round, self.latest["accuracy"]))
 

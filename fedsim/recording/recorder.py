@@ -112,6 +112,11 @@ class Recorder:
             run_curves(self.table(), self.folder / "curves.png")
         self.status(status, reason)
 
+    @property
+    def empty(self) -> bool:
+        """Whether there are no rows yet."""
+        return len(self._rows) == 0
+
     def discard(self) -> None:
         """Remove what `start` wrote, and the folder if nothing else is in it: for a run that is refused before its first round."""
         self._close()

@@ -1,5 +1,6 @@
 """Arenas: private and shared arrays, sparse rows, full memory and what a killed process leaves."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -130,21 +131,39 @@ def test_arenas_of_dead_processes_are_removed_and_no_others(memory):
     arena.close()
 
 
+def test_the_lock_and_not_the_number_of_a_process_tells_whether_it_lives(memory):
+    """Process numbers are used again, and are others in another container."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    abandoned, working = memory / f"fedsim-{os.getpid()}-abc", memory / f"fedsim-{ended.pid}-abc"
+    for folder in (abandoned, working):
+        folder.mkdir()
+        (folder / "lock").touch()
+    with open(working / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        first = SharedArena(SPECS)
+        second = SharedArena(SPECS)
+        assert sorted(memory.iterdir()) == sorted([working, first.folder, second.folder])
+        first.close()
+        second.close()
+
+
 @pytest.fixture
 def small_memory(tmp_path, monkeypatch):
-    """One megabyte of shared memory."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    """One megabyte of shared memory. It is detached at once, so that it goes with this process, however that ends."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
     try:
         mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
         mounted = False
     if not mounted:
         pytest.skip("mounting a small tmpfs needs root")
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+    folder = Path("/proc/self/fd", str(descriptor))
     monkeypatch.setattr(arena_file, "SHARED_MEMORY", folder)
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    os.close(descriptor)
 
 
 def test_full_memory_is_said_with_sizes_and_leaves_nothing(small_memory):

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 from functools import partial
@@ -23,6 +24,7 @@ from fedsim.engine.task import MixJob
 from fedsim.errors import ConfigError
 from fedsim.evaluation import Evaluation
 from fedsim.local import LocalTraining
+from fedsim.metrics import Objective
 from fedsim.participation import Bernoulli, Uniform
 from fedsim.protocols import Gossip
 from fedsim.topology import Ring
@@ -33,7 +35,8 @@ SERVER = {  # vectors of every kind: kept state, momentum, shared vectors, two c
     "aggregator": FedAU(),
     "participation": Bernoulli(probability=0.5),
     "local": LocalTraining(steps=2, batch_size=4, rate=0.2, momentum=0.5, keep_momentum=True, clients_per_batch=1),
-    "evaluation": Evaluation(every=3, objective=True, clients=0.3),
+    "evaluation": Evaluation(every=3, clients=0.3),
+    "metrics": [Objective()],
 }
 GRAPH = {
     "client": FedSpeed(mean_dual="none"),
@@ -143,13 +146,38 @@ def test_gpus_that_a_session_lacks_are_refused(ray_session):
         Ray(device="cuda", address="auto")._connect()
 
 
-def test_a_cluster_that_does_not_answer_is_refused_before_anything_starts(tmp_path):
+@pytest.fixture
+def closed_port() -> str:
+    """An address of this machine where nobody listens."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{closed.getsockname()[1]}"
-    with pytest.raises(ConfigError, match=rf"^engine\.address='{address}': ") as refusal:
-        blobs_simulation(engine=Ray(address=address), folder=tmp_path / "run").run()
+        return f"127.0.0.1:{closed.getsockname()[1]}"
+
+
+def test_another_address_than_that_of_the_joined_session_is_refused(ray_session, tmp_path, closed_port):
+    with pytest.raises(ConfigError, match=rf"^engine\.address='{closed_port}': ") as refusal:
+        blobs_simulation(engine=Ray(address=closed_port), folder=tmp_path / "run").run()
     assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+    assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("address", [None, "nonsense"], ids=["nobody listens", "no address"])
+def test_a_cluster_that_does_not_answer_is_refused_soon(tmp_path, closed_port, address):
+    code = """
+import sys
+from fedsim.engine.ray import Ray
+from fedsim.errors import ConfigError
+from tests.helpers import blobs_simulation
+try:
+    blobs_simulation(engine=Ray(address=sys.argv[1]), folder=sys.argv[2]).run()
+except ConfigError as error:
+    print(error)
+"""
+    address = address or closed_port
+    command = [sys.executable, "-c", code, address, str(tmp_path / "run")]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.startswith(f"engine.address='{address}': ") and ended.stdout.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from fedsim.algorithms import FedAvg, FedSpeed
+from fedsim.algorithms import ClientRule, FedAvg, FedSpeed
 from fedsim.engine.ray import Ray
 from fedsim.local.settings import LocalTraining
 from fedsim.protocols import Gossip
@@ -59,3 +60,25 @@ KEPT = {
 @pytest.mark.parametrize("engine", [{"workers": 2}, {"workers": 2, "shared_memory": False}], ids=["shared", "sent"])
 def test_momentum_that_outlives_a_round_and_unequal_step_counts(parts, engine):
     assert_same({**parts, "aggregator": FedAvg(weighting="uniform"), "model": mlp(6, 4)}, [engine])
+
+
+class Heavy(ClientRule):
+    """Local steps along the gradient and the receiver's last mean update, which is sent to clients with the model."""
+
+    def init_shared(self, x):
+        return {"last": torch.zeros_like(x)}
+
+    def direction(self, grad, x, anchor, state, shared):
+        return grad(x) - 0.5 * shared["last"]
+
+    def absorb(self, shared, mixed):
+        return {"last": mixed["update"]}, None
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["server", "graph"])
+def test_vectors_that_follow_the_model_to_clients(graph):
+    over = {"protocol": Gossip(), "topology": BarabasiAlbert(edges=2)} if graph else {}
+    parts = {"client": Heavy(), "aggregator": FedAvg(weighting="uniform"), **over}
+    assert_same(parts, [{"workers": 2}, {"workers": 2, "shared_memory": False}])
+    without = run({**parts, "client": ClientRule()})
+    assert np.abs(run(parts).models - without.models).max() > 1e-3

@@ -163,7 +163,7 @@ def test_state_and_messages_stay_with_their_client(shared_rows):
         own = {"pull": pull if shared_rows == 1 else pull[client : client + 1]}
         alone, _, trained = clients.train(settings, rule, clients=[client], state={"dual": dual}, shared=own)
         torch.testing.assert_close(x[client], trained[0], rtol=0, atol=1e-12)
-        torch.testing.assert_close(messages["dual"][client], alone["dual"][0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(messages["update"][client], alone["update"][0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("keep", [True, False])

@@ -1,0 +1,7 @@
+"""Measures beyond loss and accuracy, one file each."""
+
+from fedsim.metrics.base import Look, Metric
+from fedsim.metrics.client_spread import ClientSpread
+from fedsim.metrics.objective import Objective
+
+__all__ = ["ClientSpread", "Look", "Metric", "Objective"]
