@@ -10,7 +10,7 @@ A field's annotation is its whole schema; a bad value, an unknown key or a wrong
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 
 import pydantic
 from pydantic import Field
@@ -38,6 +38,10 @@ def component(cls: type[T]) -> type[T]:
 
     @functools.wraps(build)
     def init(self: Any, *args: Any, **settings: Any) -> None:
+        for name, value in [*zip(settings_of(made), args, strict=False), *settings.items()]:
+            field = made.__pydantic_fields__.get(name)
+            if isinstance(value, bool) and field is not None and not _takes_bool(field.annotation):
+                raise ConfigError(f"{made.__name__}.{name}", value, "true and false are no value here")  # Python counts them as 1 and 0
         try:
             build(self, *args, **settings)
         except pydantic.ValidationError as error:
@@ -52,14 +56,20 @@ def settings_of(cls: type) -> list[str]:
     return list(getattr(cls, "__pydantic_fields__", {}))
 
 
+def _takes_bool(annotation: Any) -> bool:
+    return annotation in (bool, Any, object) or isinstance(annotation, bool) or any(map(_takes_bool, get_args(annotation)))
+
+
 def _explain(cls: type, error: pydantic.ValidationError) -> ConfigError:
     first = error.errors(include_url=False, include_context=False)[0]
-    location = [str(part) for part in first["loc"]]
     known = settings_of(cls)
+    location = [str(part) for part in first["loc"]]
+    if location and isinstance(first["loc"][0], int) and first["loc"][0] < len(known):
+        location[0] = known[first["loc"][0]]  # given by position
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return ConfigError(f"{cls.__name__}.{location[0]}", first["input"], f"unknown setting; accepted are {', '.join(known)}")
     if first["type"] in ("missing", "missing_argument"):
         return ConfigError(f"{cls.__name__}.{location[0]}", None, "this setting has no default and must be given")
     field = location[0] if location and location[0] in known else ".".join(location)
-    messages = {e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["loc"] and str(e["loc"][0]) == field}
+    messages = {e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["loc"] and e["loc"][0] in (field, first["loc"][0])}
     return ConfigError(f"{cls.__name__}.{field}", first["input"], " or ".join(sorted(messages)))

@@ -227,7 +227,8 @@ class Simulation:
     def _finish(self, task: Task, recorder: Recorder, book: Book, models: np.ndarray, status: str, reason: str | None) -> Result:
         from fedsim.analysis.targets import rounds_to_target
 
-        mean = torch.from_numpy(models[0] if len(models) == 1 else models.mean(axis=0, dtype=np.float64).astype(np.float32))
+        members = models if len(models) == 1 else models[task.shards.sizes > 0]  # nodes without data keep their first model
+        mean = torch.from_numpy(members.mean(axis=0, dtype=np.float64).astype(np.float32))
         model = {name: view.clone().contiguous() for name, view in task.layout.views(mean).items()}
         summary = {"status": status, "rounds": book.round, **book.totals()}
         summary |= {"parameters": task.layout.size, "clients": task.clients, "model_sha256": hashlib.sha256(models.tobytes()).hexdigest()}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fedsim import rng
-from fedsim.algorithms import FedAU, FedAvg, FedSpeed, VarianceCorrection
+from fedsim.algorithms import ClientRule, FedAU, FedAvg, FedSpeed, VarianceCorrection
 from fedsim.component import Fraction, PositiveInt, component
 from fedsim.data.dataset import Dataset, DataSource, Split
 from fedsim.data.partition import Natural
@@ -114,6 +114,20 @@ class GivenPattern(Pattern):
         return np.array(self.cohorts[round] if round < len(self.cohorts) else [], dtype=np.int64)
 
 
+class Heavy(ClientRule):
+    """A rule with a vector that follows the model to the clients: local steps along the gradient less half the receiver's last mean
+    update."""
+
+    def init_shared(self, x):
+        return {"last": torch.zeros_like(x)}
+
+    def direction(self, grad, x, anchor, state, shared):
+        return grad(x) - 0.5 * shared["last"]
+
+    def absorb(self, shared, mixed):
+        return {"last": mixed["update"]}, None
+
+
 def mlp(*hidden: int, activation: str = "relu") -> functools.partial:
     """A model factory: an MLP with hidden layers of these sizes."""
     return functools.partial(MLP, hidden=list(hidden), activation=activation)
@@ -169,6 +183,7 @@ def algorithms() -> dict[str, dict[str, Any]]:
         "dpsgd": {"aggregator": FedAvg(weighting="uniform"), **graph, "protocol": Gossip(order="combine_then_adapt")},
         "fedau_gossip": {"aggregator": FedAU(), **graph},
         "fedspeed_gossip": {"client": FedSpeed(prox=1.0, mean_dual="none"), "aggregator": FedAvg(weighting="uniform"), **graph},
+        "fedspeed_gossip_active": {"client": FedSpeed(prox=1.0, mean_dual="active"), "aggregator": FedAvg(weighting="uniform"), **graph},
     }
 
 

@@ -12,7 +12,7 @@ import fedsim
 from fedsim import ConfigError, Simulation, simulate
 from fedsim.algorithms import FedAU, FedAvg, FedSpeed, Sgd, VarianceCorrection
 from fedsim.component import settings_of
-from fedsim.config.building import GROUPS, OPTIONAL, PRESETS, PlainKeys, build, locate, target_defaults
+from fedsim.config.building import GROUPS, METRICS, OPTIONAL, PRESETS, PlainKeys, build, locate, target_defaults
 from fedsim.config.composition import compose
 from fedsim.config.options import OPTIONS, find_options
 from fedsim.local import LocalTraining
@@ -40,14 +40,17 @@ def parts(*typed: str) -> Simulation:
 def test_every_option_can_be_built(group, name):
     simulation = parts(f"{group}={name}", *NEEDED.get((group, name), []))
     part = simulation.loggers[0] if group == "logger" else getattr(simulation, group, None)
+    if group == METRICS:
+        (part,) = simulation.metrics
     assert (part is None) == (name == "none" and group in OPTIONAL or group in PRESETS)
-    if part is not None and GROUPS[group] is not None:
-        assert isinstance(part, locate(GROUPS[group], group))
+    base = {**GROUPS, METRICS: "fedsim.metrics.Metric"}.get(group)
+    if part is not None and base is not None:
+        assert isinstance(part, locate(base, group))
 
 
 def test_every_group_has_options_and_every_option_says_what_it_is():
     options = find_options()
-    assert set(options) == {*GROUPS, *PRESETS}
+    assert set(options) == {*GROUPS, METRICS, *PRESETS}
     assert all(options.values())
     assert all(len(option.text) > 5 for each in options.values() for option in each)
 

@@ -67,7 +67,7 @@ CASES = [  # (what is typed, key, value, part of what is said to be accepted)
     # types and ranges
     ("seed=one", "seed", "'one'", "valid integer"),
     ("seed=-1", "seed", "-1", "greater than or equal to 0"),
-    ("seed=true", "seed", "True", "valid integer"),
+    ("seed=true", "seed", "True", "no value here"),
     ("rounds=0", "rounds", "0", "greater than or equal to 1"),
     ("rounds=2.5", "rounds", "2.5", "valid integer"),
     ("plots=maybe", "plots", "'maybe'", "valid boolean"),
@@ -106,8 +106,8 @@ CASES = [  # (what is typed, key, value, part of what is said to be accepted)
     (f"{GRAPH} topology=erdos_renyi topology.probability=0.001", "topology.allow_disconnected", "False", "falls into"),
     (f"{GRAPH} topology=torus topology.rows=7", "topology.rows", "7", "100"),
     (f"{GRAPH} client=fedspeed", "client.mean_dual", "'everyone'", "over a graph accepted are none and active"),
-    (f"{GRAPH} aggregator=fedau topology.per_round=true", "aggregator", "'FedAU'", "use topology.per_round=false"),
-    ("client=fedspeed client.prox=0.04", "client.prox", "0.04", "at least half the learning rate"),
+    (f"{GRAPH} aggregator=fedau topology.per_round=true", "aggregator", "'FedAU'", "use one that stays"),
+    ("client=fedspeed client.prox=0.04", "client.prox", "0.04", "more than half the learning rate"),
     ("model=lenet", "model", "'LeNet'", "use mlp"),
     ("model=char_lstm", "model", "", "tokens"),
     # own classes
@@ -140,7 +140,7 @@ CASES = [  # (what is typed, key, value, part of what is said to be accepted)
     # machine
     ("engine.device=cuda:7", "engine.device", "'cuda:7'", "engine.device=cpu"),
     ("engine.device=tpu", "engine.device", "'tpu'", "cpu, cuda"),
-    ("engine=ray engine.device=cuda:7", "engine.device", "'cuda:7'", "engine.device=cpu"),
+    ("engine=ray engine.device=cuda:7", "engine.device", "'cuda:7'", "accepted are cpu and cuda"),
     ("hydra.run.dir=garbage.npz/run", "hydra.run.dir", "garbage.npz/run", "a folder that can be made and written"),
     ("hydra.run.dir=garbage.npz", "hydra.run.dir", "garbage.npz", "a folder that can be made and written"),
     ("hydra.run.dir=/proc/run", "hydra.run.dir", "'/proc/run'", "a folder that can be made and written"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class Ray(Engine):
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            _answers(self.address)
             here = {"num_cpus": max(os.cpu_count() or 1, self.workers), "include_dashboard": False}
             try:
                 ray.init(log_to_driver=False, logging_level="ERROR", **(here if self.address is None else {"address": self.address}))
@@ -75,6 +77,16 @@ class Ray(Engine):
         # In a session of our own more workers than CPUs share them: slower, with the same results
         each = 0 if self.device == "cpu" else 1 if gpus >= self.workers else 1 / math.ceil(self.workers / gpus)
         return {"num_cpus": min(1, cpus / self.workers), "num_gpus": each}
+
+
+def _answers(address: str | None) -> None:
+    """Refuse host:port where nobody listens; Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "//" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except (OSError, OverflowError) as error:
+            raise ConfigError("engine.address", address, f"a Ray cluster that answers ({error})") from None
 
 
 class Host:

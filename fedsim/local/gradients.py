@@ -45,7 +45,7 @@ class LoopedGradient:
             with torch.enable_grad():
                 outputs = torch.func.functional_call(self.module, parameters, (inputs[c],))
                 loss = (example_losses(outputs, targets[c], self.classification) * weights[c]).sum()
-            found = torch.autograd.grad(loss, list(parameters.values()))
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
             for view, gradient in zip(self.layout.views(gradients[c]).values(), found, strict=True):
                 view.copy_(gradient)
         return gradients
@@ -90,17 +90,17 @@ class DenseGradient:
 
     @classmethod
     def fits(cls, module: nn.Module) -> bool:
-        """Whether the module is Flatten, then Linear layers with biases, each but the last followed by ReLU or tanh."""
-        if (
-            not isinstance(module, nn.Sequential)
-            or type(module).forward is not nn.Sequential.forward
-            or not isinstance(module[0], nn.Flatten)
-        ):
+        """Whether the module is Flatten, then Linear layers with biases, each but the last followed by ReLU or tanh, and nothing else:
+        no parameter besides or shared, no hook."""
+        if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward or not len(module):
             return False
-        rest = list(module)[1:]
+        (_, flatten), *rest = module._modules.items()  # unlike named_children, with a layer that stands there twice
         linear, activations = rest[::2], rest[1::2]
-        whole = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
-        return len(rest) % 2 == 1 and whole and all(type(layer) in cls.activations for layer in activations)
+        whole = isinstance(flatten, nn.Flatten) and all(type(layer) is nn.Linear and layer.bias is not None for _, layer in linear)
+        own = [f"{name}.{part}" for name, _ in linear for part in ("weight", "bias")]
+        hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in module.modules())
+        alternating = len(rest) % 2 == 1 and all(type(layer) in cls.activations for _, layer in activations)
+        return whole and alternating and not hooked and own == [name for name, _ in module.named_parameters()]
 
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         gradients = torch.empty_like(x)

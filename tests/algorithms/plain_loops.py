@@ -108,10 +108,12 @@ def over_a_graph(simulation: Simulation) -> np.ndarray:
     for round in range(simulation.rounds):
         cohort = prepared.pattern.cohort(round)
         active = np.isin(np.arange(nodes), cohort)
-        trained = X.copy()
+        trained, duals = X.copy(), np.zeros_like(X)
         for node in cohort:
             if isinstance(rule, FedSpeed):
                 trained[node], corrections[node] = clients.fedspeed(node, X[node], corrections[node], rule)
+                if rule.mean_dual == "active":
+                    duals[node] = -rule.prox * corrections[node]
             else:
                 trained[node] = clients.sgd(node, X[node])
         following = X.copy()
@@ -127,7 +129,7 @@ def over_a_graph(simulation: Simulation) -> np.ndarray:
             if simulation.protocol.order == "combine_then_adapt":
                 following[r] = w @ X + trained[r] - X[r]
             else:
-                following[r] = w @ X + merge @ (trained - X)
+                following[r] = w @ X + merge @ (trained - X + duals)
             if simulation.correction is not None and len(heard):
                 following[r] = respread(following[r], trained[heard], clients.task.layout)
         X = following

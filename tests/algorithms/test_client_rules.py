@@ -76,6 +76,7 @@ def play(rule, rows):
             x = x - RATE * step
         one = torch.ones_like(x[..., :1])
         messages, after = rule.finish(x, anchor, state, shared, LocalInfo(STEPS * one, STEPS * RATE * one, 20 * one))
+        messages |= {channel: messages[source] for channel, source in rule.same_as.items()}
         assert messages.keys() == rule.channels.keys() and after.keys() == rule.init(x0).keys()
         new_shared, addition = rule.absorb(shared, messages)
         assert new_shared.keys() == rule.init_shared(x0).keys()

@@ -7,7 +7,7 @@ from fedsim.algorithms import Aggregator, FedAvg
 from fedsim.mixing import Metropolis, OwnShare, Uniform
 from fedsim.protocols import Gossip
 from fedsim.topology import Star
-from tests.helpers import Cohorts, quadratic_run
+from tests.helpers import Cohorts, Heavy, quadratic_run
 
 # one step of rate 1/2 with gradient x - c, on a star of three with centre 0; from 0 the models become (6, 0), (0, 12), (-6, 6)
 CENTRES = [[12, 0], [0, 24], [-12, 12]]
@@ -70,3 +70,17 @@ def test_nodes_start_alike_or_each_from_its_own_initialisation():
     ]
     assert len(np.unique(starts[0].models, axis=0)) == 1 and len(np.unique(starts[1].models, axis=0)) == 3
     np.testing.assert_array_equal(starts[0].models[0], starts[1].models[0])
+
+
+def test_shared_vectors_are_each_receivers_own():
+    """Updates -(x - c - last / 2) / 2 with each node's own `last`: the mean update it heard in its last active round."""
+    weights = {(0, 1, 2): [[1, 1, 1], [1, 2, 0], [1, 0, 2]], (0, 1): [[2, 1, 0], [1, 2, 0], [0, 0, 3]]}
+    cohorts = [(0, 1, 2), (0, 1), (0, 1, 2)]
+    graph = {"protocol": Gossip(), "topology": Star(), "participation": Cohorts(*cohorts)}
+    models = quadratic_run(CENTRES, 3, client=Heavy(), aggregator=PLAIN, **graph).models
+    x, last = np.zeros((3, 2)), np.zeros((3, 2))
+    for cohort in cohorts:
+        active, W = np.isin(range(3), cohort)[:, None], np.array(weights[cohort]) / 3
+        update = np.where(active, -(x - CENTRES - last / 2) / 2, 0)
+        x, last = W @ (x + update), np.where(active, W @ update, last)
+    np.testing.assert_allclose(models, x, rtol=1e-6, atol=1e-6)

@@ -1,10 +1,16 @@
-"""Rounds in which nobody takes part: what stays as it is, and what each algorithm says happens all the same."""
+"""Rounds in which nobody takes part, and clients that never do: what stays as it is, and what happens all the same."""
+
+import functools
 
 import numpy as np
 import pytest
 
 from fedsim.algorithms import FedAU, FedAvg, FedSpeed
-from tests.helpers import Cohorts, Ticks, algorithms, blobs_simulation, quadratic_run
+from fedsim.data.partition import Iid
+from fedsim.local.settings import LocalTraining
+from fedsim.participation import Bernoulli
+from fedsim.simulation import Simulation
+from tests.helpers import Cohorts, Point, Quadratics, Ticks, algorithms, blobs_simulation, quadratic_run
 
 EVERYONES_DUALS = ("fedspeed", "feddyn", "fedspeed_fedau")  # the server adds the mean of all clients' duals every round
 
@@ -44,3 +50,21 @@ def test_fedspeed_by_hand():
         for rounds in (1, 2, 3)
     ]
     np.testing.assert_allclose(models, [3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    ("parts", "by_hand"),
+    [
+        ({"aggregator": FedAvg(weighting="all")}, 2.0 + 4.0 + 6.0),
+        ({"aggregator": FedAU()}, 2.0 + 4.0 + 6.0),
+        ({"aggregator": FedAvg(weighting="known_prob"), "participation": Bernoulli(probability=1.0)}, 2.0 + 4.0 + 6.0),
+        ({"aggregator": FedAvg(weighting="uniform"), "client": FedSpeed(radius=0.0)}, 2 * (2.0 + 4.0 + 6.0)),  # the mean dual once more
+    ],
+    ids=["all", "fedau", "known_prob", "fedspeed"],
+)
+def test_clients_without_data_are_not_counted(parts, by_hand):
+    """Three examples, centres 4, 8 and 12, for five clients: N is 3."""
+    data, model = Quadratics(centres=[[4.0], [8.0], [12.0]]), functools.partial(Point, start=0.0)
+    local = LocalTraining(steps=1, rate=0.5)
+    result = Simulation(data, Iid(clients=5, min_size=0), model, rounds=1, local=local, progress=False, **parts).run()
+    np.testing.assert_allclose(result.models, [[by_hand / 3]], rtol=1e-6)
