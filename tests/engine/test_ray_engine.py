@@ -162,23 +162,38 @@ def test_another_address_than_that_of_the_joined_session_is_refused(ray_session,
     assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("address", [None, "nonsense"], ids=["nobody listens", "no address"])
-def test_a_cluster_that_does_not_answer_is_refused_soon(tmp_path, closed_port, address):
-    code = """
+JOIN = """
 import sys
 from fedsim.engine.ray import Ray
 from fedsim.errors import ConfigError
 from tests.helpers import blobs_simulation
 try:
-    blobs_simulation(engine=Ray(address=sys.argv[1]), folder=sys.argv[2]).run()
+    simulation = blobs_simulation(engine=Ray(workers=1, address=sys.argv[1]), folder=sys.argv[2])
+    print(simulation.run().summary["model_sha256"], simulation.run().summary["model_sha256"])
 except ConfigError as error:
     print(error)
 """
+
+
+def join(address: str, folder: Path) -> str:
+    """What another process prints that runs a simulation twice on the Ray session at `address`."""
+    command = [sys.executable, "-c", JOIN, address, str(folder)]
+    return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.parametrize("address", [None, "nonsense"], ids=["nobody listens", "no address"])
+def test_a_cluster_that_does_not_answer_is_refused_soon(tmp_path, closed_port, address):
     address = address or closed_port
-    command = [sys.executable, "-c", code, address, str(tmp_path / "run")]
-    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout.startswith(f"engine.address='{address}': ") and ended.stdout.count("\n") == 1
+    said = join(address, tmp_path / "run")
+    assert said.startswith(f"engine.address='{address}': ") and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_another_process_joins_a_session_by_any_of_its_addresses(ray_session, tmp_path):
+    import ray
+
+    port = ray.get_runtime_context().gcs_address.rpartition(":")[2]
+    assert join(f"127.0.0.1:{port}", tmp_path).split() == [blobs_simulation().run().summary["model_sha256"]] * 2
 
 
 def test_what_ray_needs_is_checked_before_anything_starts(monkeypatch):
