@@ -60,6 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     comparison = fedsim.compare(folder, panel="choices.protocol", last=3, target=0.9)
     comparison.print(console)
+    console.print(
+        "\nObjective (mean over clients of their mean training loss) less that of average_participating, 95 % interval over seeds:"
+    )
+    runs = [folder / f"{name}-{seed}" for name in SERVER for seed in range(options.seeds)]
+    judged = fedsim.compare(runs, metric="objective", panel=None, last=3, baseline=SERVER[0])
+    for row in judged.differences.itertuples():
+        console.print(f"  {row.method:10} {row.difference:+.3f}  ({row.low:+.3f} to {row.high:+.3f})")
     comparison.plot(folder / "curves.png")
     (folder / "comparison.md").write_text(comparison.to_markdown())
     console.print(f"\ncurves: {folder / 'curves.png'}   table: {folder / 'comparison.md'}   more: fedsim run --help, fedsim list")

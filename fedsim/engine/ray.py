@@ -68,7 +68,7 @@ class Ray(Engine):
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigError("engine.address", self.address, f"a Ray cluster that answers ({str(error).splitlines()[0]})") from None
         joined = ray.get_runtime_context().gcs_address
-        mine = self.address in (None, "auto", joined)
+        mine = self.address in (None, "auto") or _resolved(self.address) == _resolved(joined)
         require(mine, "engine.address", self.address, f"this process is already joined to the Ray session at {joined}")
         cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
         enough = self.address is None or cpus >= self.workers
@@ -87,6 +87,18 @@ def _answers(address: str | None) -> None:
             socket.create_connection((host, int(port)), timeout=5).close()
         except (OSError, OverflowError) as error:
             raise ConfigError("engine.address", address, f"a Ray cluster that answers ({error})") from None
+
+
+def _resolved(address: str) -> tuple[str, str]:
+    """Host and port, the host as an address in the network, and all names of this machine as one."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.gethostbyname(host)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.bind((found, 0))  # works for this machine's addresses alone
+            return "here", port
+    except OSError:
+        return host, port
 
 
 class Host:

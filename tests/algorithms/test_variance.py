@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedsim.algorithms import FedAvg, VarianceCorrection
+from fedsim.algorithms import FedAU, FedAvg, VarianceCorrection
 from fedsim.mixing import OwnShare
 from fedsim.parameters import Layout
 from fedsim.protocols import Gossip
@@ -136,7 +136,8 @@ def test_a_stack_is_corrected_row_by_row():
     torch.testing.assert_close(rule.apply(models, own, others, LAYOUT), torch.stack(rows), rtol=1e-12, atol=1e-12)
 
 
-def test_a_node_that_hears_nobody_keeps_what_it_trained():
+@pytest.mark.parametrize(("aggregator", "alone"), [(UNIFORM, [6, 0]), (FedAU(), [3, 0])])  # FedAU: half its update, its nominal weight
+def test_a_node_that_hears_nobody_is_not_corrected(aggregator, alone):
     graph = {"protocol": Gossip(), "topology": Complete(), "mixing": OwnShare(share=0.5), "participation": Cohorts([1])}
-    models = quadratic_run(CENTRES, 1, aggregator=UNIFORM, correction=VarianceCorrection(target="self"), **graph).models
-    np.testing.assert_allclose(models, [[0, 0], [6, 0], [0, 0]], rtol=1e-6)
+    models = quadratic_run(CENTRES, 1, aggregator=aggregator, correction=VarianceCorrection(), **graph).models
+    np.testing.assert_allclose(models, [[0, 0], alone, [0, 0]], rtol=1e-6)
