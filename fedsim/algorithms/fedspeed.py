@@ -12,7 +12,8 @@ parameter (penalty ||x - a||^2 / (2 lambda)), rho ascent radius, alpha share of 
     server:  x <- a + mean_S (x_K - a) + mean of h
 
 The mean of h is over all N clients (mean_dual=everyone, the authors' suite and the default) or over the round's (mean_dual=active, the
-paper's box; far less stable under partial participation). Over a graph there is no mean over everyone: mean_dual=none is asked for.
+paper's box, x_K + h sent as one vector, so that the aggregator weighs the dual too; far less stable under partial participation). Over a
+graph there is no mean over everyone: mean_dual=none is asked for.
 
 Departures: alpha = 1 in the authors' suite; gradient clipping, where set, covers the prox term too (the suite clips before part of it);
 lambda must exceed half the learning rate, below which the local steps diverge on the prox term alone.

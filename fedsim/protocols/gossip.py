@@ -20,7 +20,8 @@ class Gossip(Protocol):
     """Every node holds a model and mixes with its neighbours.
 
     order: adapt_then_combine mixes the trained models (local SGD on a graph); combine_then_adapt mixes the models as they were and adds
-    the node's own update (D-PSGD); same_start: all nodes start from one initialisation, or each from its own.
+    the node's own update (D-PSGD), where an aggregator has nothing to weigh: those that differ in their weights alone give the same
+    models; same_start: all nodes start from one initialisation, or each from its own.
     """
 
     graph: ClassVar[bool] = True
