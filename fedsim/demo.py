@@ -46,16 +46,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     console, folder = Console(), options.folder
     shutil.rmtree(folder, ignore_errors=True)
-    todo = jobs(options.seeds, options.rounds)
-    console.print(f"{len(todo)} runs on digits: 100 clients, labels skewed by Dirichlet(0.1); recorded in {folder}")
+    planned = jobs(options.seeds, options.rounds)
+    console.print(f"{len(planned)} runs on digits: 100 clients, labels skewed by Dirichlet(0.1); recorded in {folder}")
     pool = Parallel(n_jobs=os.cpu_count(), return_as="generator_unordered")
-    runs = pool(delayed(run_quietly)(overrides, str(folder / name)) for name, overrides in todo.items() if name != "fedspeed-0")
-    for _ in track(runs, "in process", total=len(todo) - 1, console=console, disable=not console.is_terminal):
+    runs = pool(delayed(run_quietly)(overrides, str(folder / name)) for name, overrides in planned.items() if name != "fedspeed-0")
+    for _ in track(runs, "in process", total=len(planned) - 1, console=console, disable=not console.is_terminal):
         pass
 
     console.print("fedspeed with seed 0 runs on 2 Ray workers, and in process once more")
-    on_ray = run_quietly([*todo["fedspeed-0"], "engine=ray"], str(folder / "fedspeed-0"))
-    in_process = fedsim.simulate(todo["fedspeed-0"], progress=False).summary["model_sha256"]
+    on_ray = run_quietly([*planned["fedspeed-0"], "engine=ray"], str(folder / "fedspeed-0"))
+    in_process = fedsim.simulate(planned["fedspeed-0"], progress=False).summary["model_sha256"]
     console.print(f"  the final models have {'the same bytes' if on_ray == in_process else 'DIFFERENT BYTES'} (SHA-256 {on_ray[:16]}...)\n")
 
     comparison = fedsim.compare(folder, panel="choices.protocol", last=3, target=0.9)

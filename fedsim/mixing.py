@@ -17,7 +17,7 @@ class Mixing:
 
     def neighbour_weights(self, receiver_degree: np.ndarray, sender_degree: np.ndarray) -> np.ndarray:
         """Nominal weights of the links between two nodes: float64 [E], from the degrees at both ends, int64 [E] each."""
-        raise NotImplementedError
+        raise NotImplementedError("a mixing gives weights")
 
     def links(self, adjacency: sparse.csr_array) -> Links:
         """One link per directed edge and one per node to itself. adjacency: bool [N, N], symmetric, no diagonal."""

@@ -84,7 +84,7 @@ class DataSource:
 
     def load(self, seed: int) -> Dataset:
         """The data set; `seed` is the run's. Raises ConfigError for files that are missing or cannot be used."""
-        raise NotImplementedError
+        raise NotImplementedError("a data source loads a data set")
 
     def hold_out(self, train: Split, seed: int) -> tuple[Split, Split | None]:
         """The training and the validation part of `train`, by `limit` and `validation`."""
