@@ -41,11 +41,16 @@ class Evaluation:
 
 class Evaluator:
     """Measures models on a session. metrics: measured beside loss and accuracy; client_shards: each client's own held-out examples of the
-    training split, or None. Nodes of a graph without data take no part, and none in what is measured over nodes."""
+    training split, or None. Nodes of a graph without data take no part, and none in what is measured over nodes. The tokens of a walk are
+    measured as nodes are."""
 
     def __init__(self, settings: Evaluation, metrics: Sequence[Metric], task: Task, session: Session, client_shards: Shards | None) -> None:
         self.settings, self.metrics, self.task, self.session, self.client_shards = settings, metrics, task, session, client_shards
-        self.members = np.flatnonzero(task.shards.sizes > 0) if task.rows else np.zeros(0, np.int64)
+        self.members = {
+            "server": np.zeros(0, np.int64),
+            "graph": np.flatnonzero(task.shards.sizes > 0),
+            "walk": np.arange(task.receivers),
+        }[task.place]
         self.nodes = self.members
         if settings.nodes is not None and settings.nodes < len(self.members):
             self.nodes = np.sort(rng.generator(task.seed, "evaluated nodes").choice(self.members, settings.nodes, replace=False))
@@ -53,13 +58,14 @@ class Evaluator:
     def measure(self, models: str, last: bool) -> Values:
         """Values by (scope, node, metric). models: name of the array with the receivers' models; last: also values per node and client."""
         judged, scope, found = models, "server", {}
-        if self.task.rows:
+        if self.task.place != "server":
             judged, scope, found = MEAN_MODEL, "mean_model", self._nodes(models, last)
         found |= self._model(scope, judged)
         if self.metrics:
             look = Look(self.task, self.session.arena[models], lambda split: self._example_values(judged, split))
             found |= {(scope, -1, name): value for metric in self.metrics for name, value in metric.measure(look).items()}
-        return found | (self._clients(models, last) if self.client_shards is not None else {})
+        own = models if self.task.place == "graph" else judged
+        return found | (self._clients(own, last) if self.client_shards is not None else {})
 
     def _metrics(self, losses: np.ndarray, hits: np.ndarray, examples: int) -> dict[str, np.ndarray]:
         values = {"loss": losses / examples}
@@ -103,7 +109,7 @@ class Evaluator:
         """Each client's held-out examples, judged by the server's model or by the client's own node."""
         shards = self.client_shards
         tested = np.flatnonzero(shards.sizes > 0)
-        if self.task.rows:
+        if self.task.place == "graph":
             jobs = [EvaluateJob(models, np.array([node]), "train", shards.shard(node)) for node in tested.tolist()]
             hits = np.array([part[1][0] for part in self.session.run(jobs)])
         else:

@@ -2,78 +2,108 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from fedsim.algorithms.base import COHORT, OTHERS, Averaging, Reports
+from fedsim.algorithms.base import COHORT, OTHERS, Averaging, Reports, RoundInfo
+from fedsim.attacks import Attack, NoAttack
 from fedsim.engine.base import Session
-from fedsim.engine.task import MODELS, STATISTICS, MixJob, Task, TrainJob
-from fedsim.exchange import advance
+from fedsim.engine.task import CANDIDATES, STATISTICS, EvaluateJob, MixJob, SumJob, Task, TrainJob
+from fedsim.exchange import advance, merged_rows
+from fedsim.failures import Failures
+from fedsim.kept_rows import KeptRows
 from fedsim.local.batches import local_steps
 from fedsim.local.gradients import clients_per_call
 from fedsim.protocols.base import Payload, Plan, Tick
+from fedsim.receivers import Receivers
+from fedsim.screening import Diverged, Screening
 
 NUMBER = 4  # bytes of a float32
 
 
-class Diverged(Exception):
-    """A client's update is not finite; the models are those of the round before."""
-
-
 @dataclass(frozen=True)
 class RoundReport:
-    """cohort: clients that trained [S]; update_norms: Euclidean norms of their updates [S]; sent, received: bytes by clients in this
-    round."""
+    """cohort: clients that trained and were heard [S]; update_norms: Euclidean norms of their updates [S]; sent, received: bytes by clients
+    in this round; dropouts: clients that dropped out in mid-round; discarded: clients whose updates could not be used."""
 
     cohort: np.ndarray
     update_norms: np.ndarray
     sent: int
     received: int
+    dropouts: int = 0
+    discarded: int = 0
 
 
 class Rounds:
-    """Runs ticks. models: name of the array with the receivers' present models [R, P]; link_state: the aggregator's state per link."""
+    """Runs ticks. receivers: their models and vectors; kept: rows of the clients' state; link_state: the aggregator's state per link."""
 
-    def __init__(self, task: Task, session: Session, plan: Plan, probability: np.ndarray) -> None:
+    def __init__(
+        self,
+        task: Task,
+        session: Session,
+        plan: Plan,
+        probability: np.ndarray,
+        failures: Failures | None = None,
+        attack: Attack | None = None,
+    ) -> None:
         self.task, self.session, self.plan, self.probability = task, session, plan, probability
+        self.receivers = Receivers(task, session.arena)
+        self.screening = Screening(task, session.arena, plan, failures or Failures(), attack or NoAttack())
         self.sizes, self.chunk = task.shards.sizes, clients_per_call(task.module, task.local, task.device)
         self.averaging: dict[str, Averaging] = dict(task.rule.channels)
         if task.correction is not None:
             self.averaging[STATISTICS] = OTHERS
-        shared = len(session.arena.named("shared/")) * task.layout.size * NUMBER if task.rule.broadcasts else 0
+        arena = session.arena
+        shared = sum(arena.specs[name].shape[-1] for name in arena.specs if name.startswith("shared/0/")) if task.rule.broadcasts else 0
         sent = {name: length * NUMBER for name, length in task.channels.items() if name not in task.rule.same_as}
-        self.payload = Payload(task.layout.size * NUMBER, shared, sent)
-        self.models = MODELS[0]
+        self.payload = Payload(task.layout.size * NUMBER, shared * NUMBER, sent)
+        self.kept, self.reserved = KeptRows(task.keepers), 0
+        self.client_arrays = [name for name in arena.specs if name.startswith("client/")]
         self.link_state = task.aggregator.init_links(plan.links) if plan.links is not None else {}
-
-    def start(self, models: list[Tensor]) -> None:
-        """Write the receivers' first models, one [P] each or one for all, and the rules' initial vectors."""
-        arena, task = self.session.arena, self.task
-        for row, model in enumerate(models):
-            arena[self.models][row] = model.numpy()
-        if len(models) == 1:
-            arena[self.models][1:] = models[0].numpy()
-        first = torch.from_numpy(arena[self.models])
-        for prefix, values in (("shared/", task.rule.init_shared(first)), ("receiver/", task.aggregator.init_receiver(first))):
-            for name, value in values.items():
-                arena[prefix + name][:] = value.numpy()
 
     def run(self, tick: Tick, rate: float) -> RoundReport:
         """Run one tick with this learning rate. Raises Diverged."""
-        task, cohort = self.task, tick.cohort
-        examples = self.sizes[cohort]
-        reports = Reports(examples, local_steps(examples, task.local), rate, self.probability[cohort])
-        state = self.link_state if self.plan.links is not None else task.aggregator.init_links(tick.links)
-        values, self.link_state = task.aggregator.coefficients(tick.links, tick.heard, reports, state)
-        norms = (self._graph_round if task.rows else self._server_round)(tick, reports, values)
-        additive = task.aggregator.adds_updates and not task.rule.absorbs_update
-        merged = additive and bool(np.allclose(values, tick.heard.weight, rtol=1e-9, atol=0))
-        sent, received = self.plan.traffic(tick, self.payload, merged)
-        return RoundReport(cohort, norms, sent, received)
+        asked = self.plan.traffic(tick, self.payload, True)[1]
+        tick, dropouts = self.screening.present(tick)
+        trained = tick
+        if self.task.rows:
+            _, norms, keep = self._train(tick, rate, None)
+            usable = self.screening.usable(tick, norms)
+            if not usable.all():
+                self.kept.release(keep[~usable])
+                tick, norms, keep = self.screening.without(tick, usable), norms[usable], keep[usable]
+            reports = self._reports(tick, rate, norms)
+            values = self._coefficients(tick, reports)
+            self._server_rows(tick, reports, values) if self.task.place == "server" else self._graph_step(tick, reports, values)
+        else:
+            reports = self._reports(tick, rate, None)
+            values = self._coefficients(tick, reports)
+            weights = {channel: matrix.toarray()[0] for channel, matrix in self._weights(tick, values).items()}
+            groups, norms, keep = self._train(tick, rate, weights)
+            self.screening.usable(tick, norms)
+            self._server_step(tick, reports, self._total(groups))
+        if self.client_arrays:
+            self.kept.commit(tick.keepers, keep)
+        additive = (self.task.aggregator.adds_updates or self.task.aggregator.rows) and not self.task.rule.absorbs_update
+        merged = additive and (self.task.aggregator.rows or bool(np.allclose(values, tick.heard.weight, rtol=1e-9, atol=0)))
+        sent, received = self.plan.traffic(trained, self.payload, merged)
+        received = asked if dropouts and self.task.place == "server" else received
+        return RoundReport(tick.cohort, norms, sent, received, dropouts, len(trained.cohort) - len(tick.cohort))
+
+    def _reports(self, tick: Tick, rate: float, norms: np.ndarray | None) -> Reports:
+        examples = self.sizes[tick.cohort]
+        steps = local_steps(examples, self.task.local)
+        accumulated = _accumulated(steps, self.task.local.momentum, rate * self.task.rule.pull)
+        return Reports(examples, steps, rate, self.probability[tick.cohort], accumulated, norms)
+
+    def _coefficients(self, tick: Tick, reports: Reports) -> np.ndarray:
+        state = self.link_state if self.plan.links is not None else self.task.aggregator.init_links(tick.links)
+        values, self.link_state = self.task.aggregator.coefficients(tick.links, tick.heard, reports, state)
+        return values
 
     def _weights(self, tick: Tick, values: np.ndarray) -> dict[str, csr_array]:
         """Per channel the coefficient matrix [r, S]."""
@@ -87,61 +117,138 @@ class Rounds:
             for channel, averaging in self.averaging.items()
         }
 
-    def _train(self, tick: Tick, reports: Reports, weights: dict[str, np.ndarray] | None) -> tuple[int, np.ndarray]:
-        """Train the cohort in groups; the number of groups and the norms of the updates [S]. Groups depend on the cohort alone."""
-        size, local = len(tick.cohort), self.task.local
-        if not size:
-            return 0, np.zeros(0)
-        arena = self.session.arena
-        arena.reserve([name for name in arena.specs if name.startswith("client/")], tick.cohort)
-        arena.reserve([name for name in arena.specs if name.startswith("message/")], np.arange(size))
-        groups = min(local.groups, -(-size // self.chunk))
-        work = reports.steps * np.minimum(reports.examples, local.batch_size)
-        jobs = []
-        for group, columns in enumerate(np.array_split(np.arange(size), groups)):
-            part = None if weights is None else {channel: values[columns] for channel, values in weights.items()}
-            clients, anchors = tick.cohort[columns], tick.anchors[columns]
-            jobs.append(TrainJob(tick.round, reports.rate, self.models, clients, anchors, columns, part, group, float(work[columns].sum())))
-        norms = np.concatenate(self.session.run(jobs))
-        if not np.isfinite(norms).all():
-            broken = tick.cohort[~np.isfinite(norms)]
-            which = f"round {tick.round}: the update of {len(broken)} of {size} clients is not finite (client {broken[0]})"
-            raise Diverged(f"{which}; lower local.rate or set local.clip_norm")
-        return groups, norms
+    def _info(self, tick: Tick, reports: Reports) -> RoundInfo:
+        heard = np.bincount(tick.heard.row[~tick.heard.own], minlength=len(tick.receivers)).astype(np.float32)
+        steps = float(reports.steps.mean()) if len(reports.steps) else 0.0
+        judge = self._judge if self.task.aggregator.judges else None
+        receivers, count = tick.receivers, torch.from_numpy(heard).unsqueeze(-1)
+        return RoundInfo(tick.round, self.task.seed, receivers, count, self.task.members, reports.rate, steps, judge)
 
-    def _server_round(self, tick: Tick, reports: Reports, values: np.ndarray) -> np.ndarray:
-        task, arena = self.task, self.session.arena
-        weights = {channel: matrix.toarray()[0] for channel, matrix in self._weights(tick, values).items()}
-        groups, norms = self._train(tick, reports, weights)
+    def _groups(self, size: int) -> list[np.ndarray]:
+        """Positions in a cohort, cut into groups that depend on its size alone."""
+        return np.array_split(np.arange(size), min(self.task.local.groups, -(-size // self.chunk))) if size else []
+
+    def _train(self, tick: Tick, rate: float, weights: dict[str, np.ndarray] | None) -> tuple[int, np.ndarray, np.ndarray]:
+        """Train the cohort in groups; the number of groups, the norms of the updates [S], and the rows where clients' state lies then
+        [S]."""
+        size, local = len(tick.cohort), self.task.local
+        kept = self.kept.row[tick.keepers]
+        keep = self._claimed(size) if self.client_arrays else np.zeros(size, np.int64)
+        if not size:
+            return 0, np.zeros(0), keep
+        if self.task.rows and size > self.reserved:
+            arena = self.session.arena
+            arena.reserve([name for name in arena.specs if name.startswith("message/")], np.arange(self.reserved, size))
+            self.reserved = size
+        work = local_steps(self.sizes[tick.cohort], local) * np.minimum(self.sizes[tick.cohort], local.batch_size)
+        jobs = []
+        for group, columns in enumerate(self._groups(size)):
+            part = None if weights is None else {channel: values[columns] for channel, values in weights.items()}
+            clients, anchors, rows = tick.cohort[columns], tick.anchors[columns], (kept[columns], keep[columns])
+            cost = float(work[columns].sum())
+            jobs.append(TrainJob(tick.round, rate, self.receivers.side, clients, anchors, columns, *rows, part, group, cost))
+        return len(jobs), np.concatenate(self.session.run(jobs)), keep
+
+    def _claimed(self, count: int) -> np.ndarray:
+        before = self.kept.used
+        rows = self.kept.claim(count)
+        if self.kept.used > before:
+            self.session.arena.reserve(self.client_arrays, np.arange(before, self.kept.used))
+        return rows
+
+    def _total(self, groups: int) -> dict[str, Tensor]:
+        """The groups' sums, added in order, float32 [1, length] per channel."""
         mixed = {}
-        for channel, length in task.channels.items():
+        for channel, length in self.task.channels.items():
             total = np.zeros(length)
             for group in range(groups):
-                total += arena[f"partial/{channel}"][group]
+                total += self.session.arena[f"partial/{channel}"][group]
             mixed[channel] = torch.from_numpy(total.astype(np.float32)).unsqueeze(0)
-        base = torch.from_numpy(arena[self.models].copy())
+        return mixed
+
+    def _server_rows(self, tick: Tick, reports: Reports, values: np.ndarray) -> None:
+        """The server's step from single messages: the same sums as without them, or the aggregator's own merge of the updates."""
+        weights = {channel: matrix.toarray()[0] for channel, matrix in self._weights(tick, values).items()}
+        rows = self.task.aggregator.rows
+        summed = {channel: value for channel, value in weights.items() if not (rows and channel == "update")}
+        groups = self._groups(len(tick.cohort)) if summed else []
+        self.session.run([SumJob(at, {name: value[at] for name, value in summed.items()}, group) for group, at in enumerate(groups)])
+        mixed = self._total(len(groups))
+        if rows:
+            updates = torch.from_numpy(self.session.arena["message/update"][: len(tick.cohort)])
+            mixed["update"] = merged_rows(self.task.aggregator, updates, weights["update"], self._info(tick, reports), 0).unsqueeze(0)
+        self._server_step(tick, reports, mixed)
+
+    def _server_step(self, tick: Tick, reports: Reports, mixed: dict[str, Tensor]) -> None:
+        task, arena = self.task, self.session.arena
+        base = torch.from_numpy(arena[self.receivers.models].copy())
         own = task.correction.statistics(base, task.layout) if task.correction is not None else None
         heard = torch.full((1, 1), len(tick.cohort) > 0)
-        if not advance(task, arena, self.models, tick.receivers, base, mixed, own, heard):
+        if not advance(task, arena, (self.receivers.side, self.receivers.side), base, mixed, own, heard, self._info(tick, reports)):
             raise Diverged(f"round {tick.round}: the server's next model is not finite; lower local.rate or aggregator.rate")
-        return norms
 
-    def _graph_round(self, tick: Tick, reports: Reports, values: np.ndarray) -> np.ndarray:
-        arena = self.session.arena
-        _, norms = self._train(tick, reports, None)
-        spare = MODELS[1 - MODELS.index(self.models)]
+    def _graph_step(self, tick: Tick, reports: Reports, values: np.ndarray) -> None:
         weights = {channel: matrix.astype(np.float32).tocsr() for channel, matrix in self._weights(tick, values).items()}
-        others = np.diff(tick.others.tocsr().indptr) > 0
+        others, info = np.diff(tick.others.tocsr().indptr) > 0, self._info(tick, reports)
         jobs = []
         if len(tick.receivers):
             position = np.arange(len(tick.receivers))
             for rows in np.array_split(position, min(self.task.local.groups, len(position))):
                 merge = {channel: matrix[rows] for channel, matrix in weights.items()}
-                jobs.append(MixJob(self.models, spare, tick.receivers[rows], rows, tick.base[rows], merge, others[rows]))
+                jobs.append(MixJob(self.receivers.side, rows, tick.base[rows], merge, tick.anchors, others[rows], _of(info, rows)))
         if not all(self.session.run(jobs)):
             raise Diverged(f"round {tick.round}: the next model of a node is not finite; lower local.rate or aggregator.rate")
-        if len(tick.receivers) == self.task.receivers:
-            self.models = spare
-        else:  # the cost follows the nodes that are active
-            arena[self.models][tick.receivers] = arena[spare][tick.receivers]
-        return norms
+        self.receivers.settle(tick.receivers)
+
+    def _judge(self, candidates: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Mean losses [m] and accuracies [m] of models [m, P] on the validation split."""
+        arena, count = self.session.arena, len(candidates)
+        arena.reserve([CANDIDATES], np.arange(count))
+        arena[CANDIDATES][:count] = candidates.numpy()
+        examples = len(self.task.dataset.validation)
+        blocks = np.array_split(np.arange(count), min(self.task.local.groups, count))
+        parts = self.session.run([EvaluateJob(CANDIDATES, rows, "validation", slice(0, examples)) for rows in blocks])
+        losses, hits = (np.concatenate([part[which] for part in parts]) / examples for which in (0, 1))
+        return losses, hits
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that lasts between rounds, by name; arrays may be views of what the next round changes."""
+        owners = self.kept.owners
+        parts = {
+            "receivers": self.receivers.state(),
+            "client": {name.removeprefix("client/"): self.session.arena[name][self.kept.row[owners]] for name in self.client_arrays},
+            "links": self.link_state,
+            "plan": self.plan.state(),
+        }
+        return {"owners": owners, **{f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave, in place of starting the receivers."""
+
+        def part(kind: str) -> dict[str, np.ndarray]:
+            return {name.removeprefix(f"{kind}/"): value for name, value in state.items() if name.startswith(f"{kind}/")}
+
+        rows = self.kept.restore(state["owners"])
+        if self.client_arrays and len(rows):
+            self.session.arena.reserve(self.client_arrays, rows)
+        for name, value in part("client").items():
+            self.session.arena[f"client/{name}"][rows] = value
+        self.receivers.restore(part("receivers"))
+        self.link_state = {name: value.copy() for name, value in part("links").items()}
+        self.plan.restore(part("plan"))
+
+
+def _of(info: RoundInfo, rows: np.ndarray) -> RoundInfo:
+    """The part of a round's information that belongs to some of its receivers."""
+    return replace(info, receivers=info.receivers[rows], heard=info.heard[torch.from_numpy(rows)])
+
+
+def _accumulated(steps: np.ndarray, momentum: float, pull: float) -> np.ndarray:
+    """What K steps v <- momentum v + (1 - pull s), s <- s + v from zero give for s: the weight of a constant unit gradient in an update."""
+    if not momentum and not pull:
+        return steps.astype(np.float64)
+    v, s = np.zeros(len(steps)), np.zeros(len(steps))
+    for step in range(int(steps.max(initial=0))):
+        v = momentum * v + 1 - pull * s
+        s = np.where(step < steps, s + v, s)
+    return s

@@ -124,7 +124,7 @@ class Heavy(ClientRule):
     def direction(self, grad, x, anchor, state, shared):
         return grad(x) - 0.5 * shared["last"]
 
-    def absorb(self, shared, mixed):
+    def absorb(self, shared, mixed, info):
         return {"last": mixed["update"]}, None
 
 
@@ -202,8 +202,15 @@ class Ticks:
 
     def __enter__(self) -> Ticks:
         self.session = InProcess().open(self.task)
-        self.rounds = Rounds(self.task, self.session, self.prepared.plan, self.prepared.pattern.probabilities)
-        self.rounds.start(self.simulation._first_models(self.task))
+        self.rounds = Rounds(
+            self.task,
+            self.session,
+            self.prepared.plan,
+            self.prepared.pattern.probabilities,
+            self.simulation.failures,
+            self.simulation.attack,
+        )
+        self.rounds.receivers.start(self.simulation._first_models(self.task))
         return self
 
     def __exit__(self, *exception) -> None:
@@ -220,7 +227,7 @@ class Ticks:
     @property
     def models(self) -> np.ndarray:
         """The receivers' models, float32 [R, P]."""
-        return self.session.arena[self.rounds.models].copy()
+        return self.session.arena[self.rounds.receivers.models].copy()
 
     def array(self, name: str) -> np.ndarray:
         """A copy of an array of the arena: "client/dual", ..."""

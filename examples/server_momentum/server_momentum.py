@@ -21,6 +21,6 @@ class ServerMomentum(Aggregator):
     def init_receiver(self, x):
         return {"velocity": torch.zeros_like(x)}
 
-    def step(self, base, mixed, state):
+    def step(self, base, mixed, state, info):
         velocity = self.momentum * state["velocity"] + mixed
         return base + self.rate * velocity, {"velocity": velocity}

@@ -3,7 +3,7 @@
 A client rule says what one client does, on one flat vector [P]. An aggregator says what a receiver (a server, or each node of a graph)
 does with what it heard. Both are pure: state goes in and comes out. Rules use elementwise arithmetic and `norm` and `dot` below, so the
 same text runs on one vector [P] and on a stack [C, P]. Every argument called x, anchor, state[...], shared[...] or mixed[...] has that
-shape.
+shape, unless `lengths` or the initial value says otherwise.
 """
 
 from __future__ import annotations
@@ -11,17 +11,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim import rng
 from fedsim.links import Heard, Links
 from fedsim.parameters import Layout
 
 State = dict[str, Tensor]
-Gradient = Callable[[Tensor], Tensor]  # the mini-batch gradient at a point; may be called more than once per local step
+Place = Literal["server", "graph", "walk"]  # where an algorithm runs: see `fedsim.protocols`
+
+
+class Gradient(Protocol):
+    """The mini-batch gradient at a point; may be called more than once per local step."""
+
+    def __call__(self, point: Tensor) -> Tensor:
+        """The gradient at a point."""
+
+    def hvp(self, point: Tensor, vector: Tensor) -> Tensor:
+        """The mini-batch Hessian at a point times a vector."""
 
 
 class Averaging(Enum):
@@ -49,28 +60,60 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class LocalInfo:
     """What a client knows of its own work this round, one value a client ([1], or [C, 1] for a stack):
-    steps: local steps K; rates: sum of the learning rates of those steps; examples: size of its shard."""
+    steps: local steps K; rates: sum of the learning rates of those steps; examples: size of its shard.
+
+    fisher(x): diagonal of the Fisher information of its shard at x, float32 like x (one more pass over the shard).
+    """
 
     steps: Tensor
     rates: Tensor
     examples: Tensor
+    fisher: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Reports:
-    """What is known of the senders before they train, in cohort order: examples: shard sizes [S]; steps: local steps [S];
-    rate: the round's learning rate; probability: true participation probabilities [S]."""
+    """What is known of the senders that were heard or asked, in cohort order: examples: shard sizes [S]; steps: local steps [S];
+    rate: the round's learning rate; probability: true participation probabilities [S]; accumulated: sum of the coefficients with which a
+    client's gradients enter its update, in units of the rate [S] (steps for plain SGD; momentum and prox terms change it);
+    norms: Euclidean norms of the updates [S], None where messages are only summed (then weights are needed before training).
+    """
 
     examples: np.ndarray
     steps: np.ndarray
     rate: float
     probability: np.ndarray
+    accumulated: np.ndarray
+    norms: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class RoundInfo:
+    """What receivers know of a round. receivers: their ids [r]; heard: number of senders each heard, itself aside where it is one, float32
+    [r, 1]; members: clients with data; rate, steps: the learning rate, and the mean of the local steps of the cohort (0: nobody).
+
+    evaluate(models [m, P]) -> mean losses [m] and accuracies [m] on the validation split, for aggregators that declare `judges`.
+    """
+
+    round: int
+    seed: int
+    receivers: np.ndarray
+    heard: Tensor
+    members: int
+    rate: float
+    steps: float
+    evaluate: Callable[[Tensor], tuple[np.ndarray, np.ndarray]] | None = None
+
+    def gaussian(self, like: Tensor) -> Tensor:
+        """Standard normal draws [r, P] for the receivers, keyed by seed, round and receiver."""
+        draws = [rng.generator(self.seed, "aggregator", self.round, int(r)).standard_normal(like.shape[-1]) for r in self.receivers]
+        return torch.from_numpy(np.stack(draws)).to(like)
 
 
 class ClientRule:
     """What one client does in a round; the default is local SGD (FedAvg's client).
 
-    plain_sgd: True declares that `start`, `direction` and `finish` are the defaults, so that the update may be fused;
+    plain_sgd: True declares that `start` and `direction` are the defaults, so that the update may be fused;
     broadcasts: whether clients read the shared vectors, which are then sent with the model;
     absorbs_update: whether `absorb` uses the mixed update by itself, which then travels beside the model over a graph.
     """
@@ -85,12 +128,22 @@ class ClientRule:
         return {"update": COHORT}
 
     @property
+    def lengths(self) -> dict[str, int]:
+        """Lengths of the channels that are not P long."""
+        return {}
+
+    @property
+    def pull(self) -> float:
+        """Strength mu of a prox term mu (x - anchor) in `direction`, for aggregators that normalise by local work."""
+        return 0.0
+
+    @property
     def same_as(self) -> dict[str, str]:
         """Channels that average the vector of another channel once more, in another way: channel -> that one. They are not sent."""
         return {}
 
-    def check(self, rate: float, graph: bool) -> None:
-        """Raise ConfigError if the rule cannot work with this learning rate, or not over a graph."""
+    def check(self, rate: float, place: Place) -> None:
+        """Raise ConfigError if the rule cannot work with this learning rate, or not at this place."""
 
     def init(self, x: Tensor) -> State:
         """State a client keeps between rounds; x gives the shape."""
@@ -104,31 +157,43 @@ class ClientRule:
         """Where local training starts, given the model received (the anchor)."""
         return anchor
 
-    def direction(self, grad: Gradient, x: Tensor, anchor: Tensor, state: State, shared: State) -> Tensor:
-        """The descent direction of one local step; the engine then clips, adds weight decay and momentum, and steps."""
+    def direction(self, grad: Gradient, x: Tensor, anchor: Tensor, state: State, shared: State) -> Tensor | tuple[Tensor, State]:
+        """The descent direction of one local step, or that and the state from here on; the engine then clips, adds weight decay, and the
+        optimiser steps."""
         return grad(x)
 
     def finish(self, x: Tensor, anchor: Tensor, state: State, shared: State, info: LocalInfo) -> tuple[dict[str, Tensor], State]:
         """Messages by channel, and the state kept."""
         return {"update": x - anchor}, state
 
-    def absorb(self, shared: State, mixed: dict[str, Tensor]) -> tuple[State, Tensor | None]:
+    def absorb(self, shared: State, mixed: dict[str, Tensor], info: RoundInfo) -> tuple[State, Tensor | None]:
         """At each receiver, once per round: the new shared vectors, and what is added to the model after the aggregator's step."""
         return shared, None
+
+    def output(self, model: Tensor, shared: State) -> Tensor:
+        """The model that is evaluated and released, from the one the receiver holds."""
+        return model
 
 
 class Aggregator:
     """What a receiver does with what it heard; the default adds the mean over the cohort, or over the neighbours by their mixing weights.
 
-    remembers_links: True if link state lasts between rounds, which a graph drawn afresh each round does not allow.
+    remembers_links: True if link state lasts between rounds, which a graph drawn afresh each round does not allow;
+    rows: True if `merge` must see the single updates, not their weighted sum;
+    judges: True if `merge` evaluates models on the validation split (a server only).
     """
 
     remembers_links: ClassVar[bool] = False
+    rows: ClassVar[bool] = False
+    judges: ClassVar[bool] = False
 
     @property
     def adds_updates(self) -> bool:
         """Whether `step` is base + mixed, so that over a graph a neighbour's model and update can travel as their sum."""
         return type(self).step is Aggregator.step
+
+    def check(self, place: Place) -> None:
+        """Raise ConfigError if the aggregator does not work at this place."""
 
     def init_links(self, links: Links) -> dict[str, np.ndarray]:
         """State per link [L] or per receiver [R]."""
@@ -141,11 +206,25 @@ class Aggregator:
         of `state` may be updated in place, so that the cost follows the links heard and not all links."""
         return heard.weight, state
 
-    def init_receiver(self, x: Tensor) -> State:
-        """Vectors a receiver keeps between rounds (a server optimiser's moments); x gives the shape."""
+    def init_memory(self, x: Tensor) -> State:
+        """Vectors that `encode` keeps at the client between rounds; x gives the shape."""
         return {}
 
-    def step(self, base: Tensor, mixed: Tensor, state: State) -> tuple[Tensor, State]:
+    def encode(self, messages: dict[str, Tensor], memory: State) -> tuple[dict[str, Tensor], State]:
+        """At the client, on its way out: what is sent, and the memory kept."""
+        return messages, memory
+
+    def init_receiver(self, x: Tensor) -> State:
+        """Vectors a receiver keeps between rounds (a server optimiser's moments), [R, any length]; x gives the shape of the models."""
+        return {}
+
+    def merge(self, updates: Tensor, weights: Tensor, info: RoundInfo) -> Tensor:
+        """For aggregators with `rows`: the mixed update [P] of one receiver from single ones [H, P] and their coefficients [H]; called only
+        if something was heard. Over a graph an update is the sender's trained model less the receiver's model, the receiver's own included.
+        info: of that receiver alone."""
+        raise NotImplementedError("an aggregator of rows merges them")
+
+    def step(self, base: Tensor, mixed: Tensor, state: State, info: RoundInfo) -> tuple[Tensor, State]:
         """The next model from the receivers' mixed models and the mixed updates."""
         return base + mixed, state
 

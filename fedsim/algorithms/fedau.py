@@ -64,5 +64,5 @@ class FedAU(Aggregator):
     def adds_updates(self):
         return self.rate == 1
 
-    def step(self, base, mixed, state):
+    def step(self, base, mixed, state, info):
         return base + self.rate * mixed, state

@@ -59,5 +59,5 @@ class FedAvg(Aggregator):
     def adds_updates(self):
         return self.rate == 1
 
-    def step(self, base, mixed, state):
+    def step(self, base, mixed, state, info):
         return base + self.rate * mixed, state

@@ -45,8 +45,8 @@ class FedSpeed(ClientRule):
     prox: Positive = 10.0
     mean_dual: Literal["everyone", "active", "none"] = "everyone"
 
-    def check(self, rate, graph):
-        meant = not graph or self.mean_dual != "everyone"
+    def check(self, rate, place):
+        meant = place == "server" or self.mean_dual != "everyone"
         require(
             meant,
             "client.mean_dual",
@@ -83,7 +83,7 @@ class FedSpeed(ClientRule):
         dual = state["dual"] + update
         return {"update": update + dual if self.mean_dual == "active" else update}, {"dual": dual}
 
-    def absorb(self, shared, mixed):
+    def absorb(self, shared, mixed, info):
         if self.mean_dual != "everyone":
             return shared, None
         mean_dual = shared["mean_dual"] + mixed["dual"]  # the mean of h moves by what the cohort added to theirs

@@ -1,4 +1,8 @@
-"""What stays the same for a whole run, and the jobs of a round. Plain arrays and dataclasses: this is all that workers get."""
+"""What stays the same for a whole run, and the jobs of a round. Plain arrays and dataclasses: this is all that workers get.
+
+Jobs never write what they read, so that a job can be run again: the receivers' arrays have two sides, and a client's kept state is read
+from one row and written to another (`fedsim.kept_rows`).
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,34 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import nn
+from torch import Tensor, nn
 
-from fedsim.algorithms.base import Aggregator, ClientRule, Correction
+from fedsim.algorithms.base import Aggregator, ClientRule, Correction, Place, RoundInfo, State
 from fedsim.data.dataset import Dataset
 from fedsim.data.shards import Shards
 from fedsim.engine.arena import ArraySpec, Rows
 from fedsim.local.settings import LocalTraining
-from fedsim.local.training import MOMENTUM
 from fedsim.parameters import Layout
 
 STATISTICS = "statistics"  # the channel of a correction
-MODELS = ("models/0", "models/1")  # receivers' models; a graph writes the next ones beside the present ones
-MEAN_MODEL = "mean_model"
-SEEN = "client_seen"  # which clients have kept state
+MEAN_MODEL = "mean_model"  # of the nodes of a graph
+OUTPUT = "output"  # what a rule releases, where that is not the models themselves
+CANDIDATES = "candidates"  # models that an aggregator judges
+RULE, MEMORY, OPTIMIZER = "rule.", "memory.", "local."  # whose state a kept array is
+
+
+def models(side: int) -> str:
+    """Name of the array with the receivers' models of one side."""
+    return f"models/{side}"
 
 
 @dataclass(frozen=True)
 class Task:
     """Everything constant in a run.
 
-    clients: N; members: those with data; receivers: R (a server: 1); rows: whether messages are kept as rows (a graph) or only as sums (a
-    server); combine_first: models are mixed as they were before training (a correction then belongs to the mixed model, before updates are
-    added).
+    clients: N; members: those with data; receivers: R (a server: 1); place: server, graph or walk; rows: whether messages are kept as rows
+    (always, but at a server that only sums); combine_first: models are mixed as they were before training (a correction then belongs to
+    the mixed model, before updates are added); poisoned: labels that training uses in place of the training split's, int64 [n], or None.
     """
 
     dataset: Dataset
@@ -44,99 +53,154 @@ class Task:
     clients: int
     members: int
     receivers: int
+    place: Place
     rows: bool
     combine_first: bool
     seed: int
     device: str = "cpu"
+    poisoned: np.ndarray | None = None
 
     @property
     def classification(self) -> bool:
         return self.dataset.task == "classification"
 
+    @property
+    def sides(self) -> int:
+        """Sides of the receivers' arrays. A server steps on the driver when all jobs are done, so it needs one."""
+        return 1 if self.place == "server" else 2
+
+    @property
+    def keepers(self) -> int:
+        """Who keeps state between rounds: clients, or the tokens of a walk."""
+        return self.receivers if self.place == "walk" else self.clients
+
     @functools.cached_property
     def channels(self) -> dict[str, int]:
         """Length of every channel."""
-        lengths = dict.fromkeys(self.rule.channels, self.layout.size)
+        lengths = dict.fromkeys(self.rule.channels, self.layout.size) | self.rule.lengths
         if self.correction is not None:
             lengths[STATISTICS] = self.correction.statistics(torch.zeros(1, self.layout.size), self.layout).shape[-1]
         return lengths
 
+    def fresh(self, anchor: Tensor) -> State:
+        """What a client keeps before its first round, by name [C, length]."""
+        parts = {RULE: self.rule.init(anchor), MEMORY: self.aggregator.init_memory(anchor)}
+        if self.local.keeps_state:
+            parts[OPTIMIZER] = self.local.init(anchor)
+        return {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
+
     def arrays(self) -> dict[str, ArraySpec]:
-        """The arrays of a run, by name. client/*: kept state [N, P]; shared/*, receiver/*: vectors at receivers [R, P];
-        message/*: what the cohort sent [N, length]; partial/*: sums of the groups [V, length]."""
-        P, like = self.layout.size, torch.zeros(1, self.layout.size)
-        specs = {name: ArraySpec((self.receivers, P)) for name in (MODELS if self.rows else MODELS[:1])}
-        if self.rows:
+        """The arrays of a run, by name. models/*, shared/*, receiver/*: by side, what receivers hold [R, length]; client/*: kept state by
+        row; message/*: what the cohort sent [S, length]; partial/*: sums of the groups [V, length]."""
+        P, R, like = self.layout.size, self.receivers, torch.zeros(1, self.layout.size)
+        cohort = max(self.clients, R)
+        specs = {}
+        for side in range(self.sides):
+            specs[models(side)] = ArraySpec((R, P))
+            for kind, vectors in (("shared", self.rule.init_shared(like)), ("receiver", self.aggregator.init_receiver(like))):
+                specs |= {f"{kind}/{side}/{name}": ArraySpec((R, value.shape[-1])) for name, value in vectors.items()}
+        if self.place != "server":
             specs[MEAN_MODEL] = ArraySpec((1, P))
-        kept = list(self.rule.init(like)) + ([MOMENTUM] if self.local.keep_momentum else [])
-        specs |= {f"client/{name}": ArraySpec((self.clients, P), sparse=True) for name in kept}
-        if kept:
-            specs[SEEN] = ArraySpec((self.clients,), "uint8")
-        specs |= {f"shared/{name}": ArraySpec((self.receivers, P)) for name in self.rule.init_shared(like)}
-        specs |= {f"receiver/{name}": ArraySpec((self.receivers, P)) for name in self.aggregator.init_receiver(like)}
+        if self.releases:
+            specs[OUTPUT] = ArraySpec((R, P))
+        if self.aggregator.judges:
+            specs[CANDIDATES] = ArraySpec((2 * cohort, P), sparse=True)
+        for name, value in self.fresh(like).items():
+            specs[f"client/{name}"] = ArraySpec((self.keepers + cohort, value.shape[-1]), sparse=True)
         for channel, length in self.channels.items():
             if self.rows:
-                specs[f"message/{channel}"] = ArraySpec((self.clients, length), sparse=True)
-            else:
+                specs[f"message/{channel}"] = ArraySpec((cohort, length), sparse=True)
+            if self.place == "server":
                 specs[f"partial/{channel}"] = ArraySpec((self.local.groups, length), "float64")
         return specs
+
+    @property
+    def releases(self) -> bool:
+        """Whether what is evaluated and released differs from the models that receivers hold."""
+        return type(self.rule).output is not ClientRule.output
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Train one group. clients, anchors (rows of the receivers' models they start from), columns (positions in the cohort): int64 [G];
-    weights: per channel float64 [G] for a sum into row `group` of the partials, or None to keep the messages as rows."""
+    """Train one group. clients, anchors (rows of the receivers' models they start from), columns (positions in the cohort), kept and keep
+    (rows that their state is read from, -1: none yet, and written to): int64 [G]; weights: per channel float64 [G] for a sum into row
+    `group` of the partials, or None to keep the messages as rows."""
 
     round: int
     rate: float
-    models: str
+    side: int
     clients: np.ndarray
     anchors: np.ndarray
     columns: np.ndarray
+    kept: np.ndarray
+    keep: np.ndarray
     weights: dict[str, np.ndarray] | None
     group: int
     cost: float
 
     def reads(self, task: Task, arena) -> dict[str, Rows]:
         anchors = np.unique(self.anchors)
-        shared = {name: anchors for name in arena.specs if name.startswith("shared/")}
-        kept = {name: self.clients for name in arena.specs if name.startswith("client/") or name == SEEN}
-        return {self.models: anchors, **shared, **kept}
+        shared = {name: anchors for name in arena.specs if name.startswith(f"shared/{self.side}/")}
+        known = np.unique(self.kept[self.kept >= 0])
+        kept = {name: known for name in arena.specs if name.startswith("client/")}
+        return {models(self.side): anchors, **shared, **kept}
 
     def writes(self, task: Task, arena) -> dict[str, Rows]:
-        kept = {name: self.clients for name in arena.specs if name.startswith("client/") or name == SEEN}
+        kept = {name: self.keep for name in arena.specs if name.startswith("client/")}
         if self.weights is None:
             return kept | {f"message/{channel}": self.columns for channel in task.channels}
         return kept | {f"partial/{channel}": slice(self.group, self.group + 1) for channel in task.channels}
 
 
 @dataclass(frozen=True)
-class MixJob:
-    """Mix for a block of receivers of a graph. receivers: int64 [r]; own: int64 [r], their positions in the cohort; base: [r, R];
-    merge: per channel [r, cohort]; others: bool [r], whether a receiver heard anybody else."""
+class SumJob:
+    """Add rows of messages, weighted, into row `group` of the partials. columns: int64 [G]; weights: per channel float64 [G]."""
 
-    models: str
-    next_models: str
-    receivers: np.ndarray
-    own: np.ndarray
-    base: csr_array
-    merge: dict[str, csr_array]
-    others: np.ndarray
+    columns: np.ndarray
+    weights: dict[str, np.ndarray]
+    group: int
     cost: float = 1.0
 
     def reads(self, task: Task, arena) -> dict[str, Rows]:
-        vectors = {name: self.receivers for name in arena.specs if name.startswith(("shared/", "receiver/"))}
-        messages = {f"message/{name}": slice(0, matrix.shape[1]) for name, matrix in self.merge.items()}
-        return {self.models: slice(None), **messages, **vectors}
+        return {f"message/{channel}": self.columns for channel in self.weights}
 
     def writes(self, task: Task, arena) -> dict[str, Rows]:
-        vectors = {name: self.receivers for name in arena.specs if name.startswith(("shared/", "receiver/"))}
-        return {self.next_models: self.receivers, **vectors}
+        return {f"partial/{channel}": slice(self.group, self.group + 1) for channel in self.weights}
+
+
+@dataclass(frozen=True)
+class MixJob:
+    """Mix for a block of receivers of a graph or walk. own: int64 [r], their positions in the cohort; base: [r, R];
+    merge: per channel [r, cohort]; anchors: int64 [cohort], the receivers that the senders started from;
+    others: bool [r], whether a receiver heard anybody else; info: of these receivers."""
+
+    side: int
+    own: np.ndarray
+    base: csr_array
+    merge: dict[str, csr_array]
+    anchors: np.ndarray
+    others: np.ndarray
+    info: RoundInfo
+    cost: float = 1.0
+
+    @property
+    def receivers(self) -> np.ndarray:
+        return self.info.receivers
+
+    def _vectors(self, arena, side: int) -> dict[str, Rows]:
+        return {name: self.receivers for name in arena.specs if name.startswith((f"shared/{side}/", f"receiver/{side}/"))}
+
+    def reads(self, task: Task, arena) -> dict[str, Rows]:
+        messages = {f"message/{name}": slice(0, matrix.shape[1]) for name, matrix in self.merge.items()}
+        return {models(self.side): slice(None), **messages, **self._vectors(arena, self.side)}
+
+    def writes(self, task: Task, arena) -> dict[str, Rows]:
+        return {models(1 - self.side): self.receivers, **self._vectors(arena, 1 - self.side)}
 
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """Evaluate models on examples of a split. models: array of that name, rows int64 [m]; examples: slice or int64 [n];
+    """Evaluate models on examples of a split. models: name of the array, rows int64 [m]; examples: slice or int64 [n];
     example_values: give each example's loss and hit instead of their sums."""
 
     models: str
@@ -153,4 +217,4 @@ class EvaluateJob:
         return {}
 
 
-Job = TrainJob | MixJob | EvaluateJob
+Job = TrainJob | SumJob | MixJob | EvaluateJob

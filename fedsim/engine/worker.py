@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from fedsim.algorithms.base import State, norm
 from fedsim.data.dataset import Dataset, Split
 from fedsim.engine.arena import Arena
-from fedsim.engine.task import SEEN, STATISTICS, EvaluateJob, Job, MixJob, Task, TrainJob
-from fedsim.exchange import advance
+from fedsim.engine.task import MEMORY, OPTIMIZER, RULE, STATISTICS, EvaluateJob, Job, MixJob, SumJob, Task, TrainJob, models
+from fedsim.exchange import advance, merged_rows
 from fedsim.local.batches import draw_batches
+from fedsim.local.fisher import diagonal_fisher
 from fedsim.local.gradients import clients_per_call, example_losses, gradient_kernel
-from fedsim.local.training import MOMENTUM, Chunk, train
+from fedsim.local.training import Chunk, Kernel, train
 
 EVALUATION_BATCH, CONVOLUTION_BATCH = 1000, 128  # examples; larger batches of images are slower and take more memory
 
@@ -51,18 +53,21 @@ class Worker:
         if self.device.type == "cuda":  # the same bits again on the same GPU
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.module = task.module.to(self.device).train()
-        self.gradient = gradient_kernel(self.module, task.local, task.device)(self.module, task.layout, task.classification)
+        gradient = gradient_kernel(self.module, task.local, task.device)(self.module, task.layout, task.classification)
         self.chunk = clients_per_call(self.module, task.local, task.device)
         splits = {"train": task.dataset.train, "validation": task.dataset.validation, "test": task.dataset.test}
         self.examples = {name: Examples(split, task.dataset, self.device) for name, split in splits.items() if split is not None}
+        shards = self.examples["train"]
+        if task.poisoned is not None:
+            shards = Examples(replace(task.dataset.train, y=task.poisoned), task.dataset, self.device)
+        self.kernel = Kernel(gradient, shards.batch, self._fisher)
 
     def run(self, job: Job):
         """Run one job: a TrainJob gives the norms of the updates, an EvaluateJob losses and hits, a MixJob whether
         its models are finite; the rest is in the arena."""
+        run = {TrainJob: self._train, SumJob: self._sum, MixJob: self._mix, EvaluateJob: self._evaluate}[type(job)]
         with torch.no_grad():
-            if isinstance(job, TrainJob):
-                return self._train(job)
-            return self._mix(job) if isinstance(job, MixJob) else self._evaluate(job)
+            return run(job)
 
     def _rows(self, name: str, rows: np.ndarray) -> Tensor:
         """Copies of rows of an array, on the host."""
@@ -70,64 +75,97 @@ class Worker:
 
     def _train(self, job: TrainJob) -> np.ndarray:
         task, norms = self.task, []
-        sums = None
-        if job.weights is not None:
-            sums = {name: torch.zeros(length, dtype=torch.float64, device=self.device) for name, length in task.channels.items()}
+        sums = None if job.weights is None else self._sums(task.channels)
         for start in range(0, len(job.clients), self.chunk):
             part = slice(start, start + self.chunk)
-            clients, anchors = job.clients[part], job.anchors[part]
-            chunk = self._chunk(job, clients, anchors)
-            messages, state, x = train(chunk, task.rule, task.local, self.gradient, self.examples["train"].batch, job.rate)
+            chunk, memory = self._chunk(job, part)
+            messages, state, optimizer, x = train(chunk, task.rule, task.local, self.kernel, job.rate)
+            norms.append(norm(messages["update"]).squeeze(-1).cpu().numpy())
+            messages, memory = task.aggregator.encode(messages, memory)
             messages |= {channel: messages[source] for channel, source in task.rule.same_as.items()}
             if task.correction is not None:
                 messages[STATISTICS] = task.correction.statistics(chunk.anchor if task.combine_first else x, task.layout)
-            self._keep(state, clients)
-            norms.append(norm(messages["update"]).squeeze(-1).cpu().numpy())
+            for prefix, kept in ((RULE, state), (MEMORY, memory), (OPTIMIZER, optimizer)):
+                for name, value in kept.items():
+                    self.arena[f"client/{prefix}{name}"][job.keep[part]] = value.cpu().numpy()
             for channel, message in messages.items():
                 if sums is None:
                     self.arena[f"message/{channel}"][job.columns[part]] = message.cpu().numpy()
-                    continue
-                for row, weight in zip(message, job.weights[channel][part].tolist(), strict=True):
-                    sums[channel].add_(row, alpha=weight)  # in float64, client by client: the sum does not depend on the chunk
-        if sums is not None:
-            for channel, total in sums.items():
-                self.arena[f"partial/{channel}"][job.group] = total.cpu().numpy()
+                else:
+                    _add(sums[channel], message, job.weights[channel][part])
+        self._write_sums(sums or {}, job.group)
         return np.concatenate(norms)
 
-    def _chunk(self, job: TrainJob, clients: np.ndarray, anchors: np.ndarray) -> Chunk:
-        task = self.task
+    def _sum(self, job: SumJob) -> None:
+        sums = self._sums({channel: self.task.channels[channel] for channel in job.weights})
+        for start in range(0, len(job.columns), self.chunk):
+            part = slice(start, start + self.chunk)
+            for channel, weights in job.weights.items():
+                _add(sums[channel], self._rows(f"message/{channel}", job.columns[part]).to(self.device), weights[part])
+        self._write_sums(sums, job.group)
+
+    def _sums(self, lengths: dict[str, int]) -> State:
+        return {name: torch.zeros(length, dtype=torch.float64, device=self.device) for name, length in lengths.items()}
+
+    def _write_sums(self, sums: State, group: int) -> None:
+        for channel, total in sums.items():
+            self.arena[f"partial/{channel}"][group] = total.cpu().numpy()
+
+    def _chunk(self, job: TrainJob, part: slice) -> tuple[Chunk, State]:
+        """A chunk of a job's clients, and what its aggregator remembers of them."""
+        task, clients, anchors = self.task, job.clients[part], job.anchors[part]
         batches = draw_batches(task.shards, clients, task.local, task.seed, job.round)
         rows = anchors[:1] if (anchors == anchors[0]).all() else anchors
-        anchor = self._rows(job.models, rows).to(self.device).expand(len(clients), -1)
-        names = self.arena.named("shared/") if task.rule.broadcasts else ()
-        shared = {name: self._rows(f"shared/{name}", rows).to(self.device) for name in names}
-        sizes = task.shards.offsets[clients + 1] - task.shards.offsets[clients]
-        return Chunk(batches, sizes, anchor, self._kept(anchor, clients), shared)
+        anchor = self._rows(models(job.side), rows).to(self.device).expand(len(clients), -1)
+        prefix = f"shared/{job.side}/"
+        names = self.arena.named(prefix) if task.rule.broadcasts else ()
+        shared = {name: self._rows(prefix + name, rows).to(self.device) for name in names}
+        kept = self._kept(anchor, job.kept[part])
+        state, memory, optimizer = (_named(kept, prefix) for prefix in (RULE, MEMORY, OPTIMIZER))
+        sizes = task.shards.sizes[clients]
+        return Chunk(task.seed, job.round, clients, batches, sizes, anchor, state, optimizer, shared), memory
 
-    def _kept(self, anchor: Tensor, clients: np.ndarray) -> State:
+    def _kept(self, anchor: Tensor, rows: np.ndarray) -> State:
         """The clients' kept state; a client that takes part for the first time starts from the rule's own."""
-        stored = {name: self._rows(f"client/{name}", clients).to(self.device) for name in self.arena.named("client/")}
-        if stored and not self.arena[SEEN][clients].all():
-            fresh = self.task.rule.init(anchor)
-            if MOMENTUM in stored:
-                fresh[MOMENTUM] = torch.zeros_like(anchor)
-            seen = torch.from_numpy(self.arena[SEEN][clients]).to(self.device).bool().unsqueeze(-1)
-            stored = {name: torch.where(seen, value, fresh[name]) for name, value in stored.items()}
+        stored = {name: self._rows(f"client/{name}", rows).to(self.device) for name in self.arena.named("client/")}
+        if stored and (rows < 0).any():
+            known = torch.from_numpy(rows >= 0).to(self.device).unsqueeze(-1)
+            stored = {name: torch.where(known, stored[name], fresh) for name, fresh in self.task.fresh(anchor).items()}
         return stored
 
-    def _keep(self, state: State, clients: np.ndarray) -> None:
-        for name, value in state.items():
-            self.arena[f"client/{name}"][clients] = value.cpu().numpy()
-        if state:
-            self.arena[SEEN][clients] = 1
+    def _fisher(self, x: Tensor, clients: np.ndarray) -> Tensor:
+        shards, batch = self.task.shards, self.kernel.examples_of
+        inputs = [batch(shards.shard(client))[0] for client in clients.tolist()]
+        return torch.stack([diagonal_fisher(self.module, self.task.layout, *each) for each in zip(x, inputs, strict=True)])
 
     def _mix(self, job: MixJob) -> bool:
         """Whether the models of the block are finite."""
-        messages = {name: matrix @ self.arena[f"message/{name}"][: matrix.shape[1]] for name, matrix in job.merge.items()}
+        messages = {
+            name: matrix @ self.arena[f"message/{name}"][: matrix.shape[1]]
+            for name, matrix in job.merge.items()
+            if not (self.task.aggregator.rows and name == "update")
+        }
         mixed = {name: torch.from_numpy(message) for name, message in messages.items()}
+        present = self.arena[models(job.side)]
+        if self.task.aggregator.rows:
+            mixed["update"] = self._merged(job)
+            base = torch.from_numpy(present[job.receivers])
+        else:
+            base = torch.from_numpy(job.base @ present)
         own = self._rows(f"message/{STATISTICS}", job.own) if self.task.correction is not None else None
-        base, others = torch.from_numpy(job.base @ self.arena[job.models]), torch.from_numpy(job.others).unsqueeze(-1)
-        return advance(self.task, self.arena, job.next_models, job.receivers, base, mixed, own, others)
+        others = torch.from_numpy(job.others).unsqueeze(-1)
+        return advance(self.task, self.arena, (job.side, 1 - job.side), base, mixed, own, others, job.info)
+
+    def _merged(self, job: MixJob) -> Tensor:
+        """Mixed updates [r, P] of an aggregator that sees single ones: the trained models heard, less the receiver's model."""
+        present, matrix = self.arena[models(job.side)], job.merge["update"]
+        mixed = torch.zeros(len(job.own), self.task.layout.size)
+        for row, receiver in enumerate(job.receivers):
+            heard = slice(matrix.indptr[row], matrix.indptr[row + 1])
+            columns = matrix.indices[heard]
+            updates = self._rows("message/update", columns) + torch.from_numpy(present[job.anchors[columns]] - present[receiver])
+            mixed[row] = merged_rows(self.task.aggregator, updates, matrix.data[heard], job.info, row)
+        return mixed
 
     def _evaluate(self, job: EvaluateJob) -> tuple[np.ndarray, np.ndarray]:
         """Losses and hits: sums over the examples, float64 [m], or, with `example_values`, each example's, [m, n]."""
@@ -143,6 +181,17 @@ class Worker:
                 hits.append((outputs.argmax(-1) == targets).double() if self.task.classification else torch.zeros_like(losses[-1]))
         values = [torch.cat(parts).cpu().numpy().reshape(len(job.rows), len(every)) for parts in (losses, hits)]
         return tuple(values) if job.example_values else tuple(value.sum(axis=1) for value in values)
+
+
+def _named(state: State, prefix: str) -> State:
+    """The part of a state whose names start with the prefix, by the rest of the name."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _add(total: Tensor, message: Tensor, weights: np.ndarray) -> None:
+    """total += sum of weighted rows, in float64, client by client: the sum does not depend on the chunk."""
+    for row, weight in zip(message, weights.tolist(), strict=True):
+        total.add_(row, alpha=weight)
 
 
 def keep_freed_memory() -> None:

@@ -4,6 +4,8 @@ Each kernel is called as `kernel(x, inputs, targets, weights) -> gradients`, for
 x: [c, P]; inputs: [c, B, ...]; targets: [c, B] or [c, B, outputs]; weights: [c, B], 1/count for the examples that count and 0 for padding;
 gradients: [c, P]. The loss of a client is sum_b weights[b] * loss[b].
 
+Each also has `hvp(x, vector, inputs, targets, weights)`, the Hessian times a vector [c, P] of each client.
+
 * Looped: one client after the other through autograd; best for convolutions on CPU.
 * Vmapped: all clients in one call through torch.func; best for small convolutional models on a GPU.
 * Dense: all clients in one call with the gradient written out, for stacks of linear layers.
@@ -30,13 +32,52 @@ def example_losses(outputs: Tensor, targets: Tensor, classification: bool) -> Te
     return (outputs - targets).square().mean(dim=-1)
 
 
-class LoopedGradient:
+def client_loss(module: nn.Module, classification: bool):
+    """The loss of one client as a function of its parameters by name, inputs [B, ...], targets and weights [B]."""
+
+    def loss(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        outputs = torch.func.functional_call(module, parameters, (inputs,))
+        return (example_losses(outputs, targets, classification) * weights).sum()
+
+    return loss
+
+
+class HessianVector:
+    """Hessian-vector products of all clients in one call, by differentiating the gradient once more. Mixed into kernels that stack."""
+
+    module: nn.Module
+    layout: Layout
+    classification: bool
+
+    def hvp(self, x: Tensor, vector: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        gradient = torch.func.grad(client_loss(self.module, self.classification))
+
+        def slope(parameters: dict[str, Tensor], along: dict[str, Tensor], *batch: Tensor) -> Tensor:
+            found = gradient(parameters, *batch)
+            return torch.stack([(found[name] * along[name]).sum() for name in found]).sum()
+
+        return _flat(torch.func.vmap(torch.func.grad(slope)), self.layout, x, self.layout.views(vector), inputs, targets, weights)
+
+
+def _flat(function, layout: Layout, x: Tensor, *arguments) -> Tensor:
+    """`function(parameters by name, ...)` of a stack x [c, P], its results by name as one stack [c, P]."""
+    found, flat = function(layout.views(x), *arguments), torch.empty_like(x)
+    for name, view in layout.views(flat).items():
+        view.copy_(found[name])
+    return flat
+
+
+class LoopedGradient(HessianVector):
     """One client at a time, by autograd."""
 
     clients = 1
 
     def __init__(self, module: nn.Module, layout: Layout, classification: bool) -> None:
         self.module, self.layout, self.classification = module, layout, classification
+
+    def hvp(self, x: Tensor, vector: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        batch = vector, inputs, targets, weights
+        return torch.cat([super(LoopedGradient, self).hvp(x[c : c + 1], *(part[c : c + 1] for part in batch)) for c in range(len(x))])
 
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         gradients = torch.empty_like(x)
@@ -51,36 +92,27 @@ class LoopedGradient:
         return gradients
 
 
-class VmappedGradient:
+class VmappedGradient(HessianVector):
     """All clients in one call, by torch.func."""
 
     clients = VMAP_CLIENTS
 
     def __init__(self, module: nn.Module, layout: Layout, classification: bool) -> None:
-        self.layout = layout
-
-        def loss(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-            outputs = torch.func.functional_call(module, parameters, (inputs,))
-            return (example_losses(outputs, targets, classification) * weights).sum()
-
-        self.gradient = torch.func.vmap(torch.func.grad(loss))
+        self.module, self.layout, self.classification = module, layout, classification
+        self.gradient = torch.func.vmap(torch.func.grad(client_loss(module, classification)))
 
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        found = self.gradient(self.layout.views(x), inputs, targets, weights)
-        gradients = torch.empty_like(x)
-        for name, view in self.layout.views(gradients).items():
-            view.copy_(found[name])
-        return gradients
+        return _flat(self.gradient, self.layout, x, inputs, targets, weights)
 
 
-class DenseGradient:
+class DenseGradient(HessianVector):
     """All clients in one call, the gradient of a stack of linear layers written out."""
 
     clients = DENSE_CLIENTS
     activations = (nn.ReLU, nn.Tanh)
 
     def __init__(self, module: nn.Sequential, layout: Layout, classification: bool) -> None:
-        self.layout, self.classification = layout, classification
+        self.module, self.layout, self.classification = module, layout, classification
         layers = [layer for layer in module if not isinstance(layer, nn.Flatten)]
         linear = [(name, layer) for name, layer in module.named_children() if isinstance(layer, nn.Linear)]
         self.names = [(f"{name}.weight", f"{name}.bias") for name, _ in linear]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from torch import Tensor
+
+from fedsim.algorithms.base import State
 from fedsim.component import Fraction, NonNegative, Positive, PositiveInt, component
 from fedsim.errors import require
+from fedsim.local.optimizers import HeavyBall, Optimizer
 
 
 @component
@@ -44,6 +48,20 @@ class LocalTraining:
             f"give either steps or epochs, not both (local.steps={self.steps})",
         )
         require(not self.keep_momentum or self.momentum > 0, "local.keep_momentum", True, "needs local.momentum above 0")
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """What steps along the direction."""
+        return HeavyBall(self.momentum) if self.momentum else Optimizer()
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether clients keep the optimiser's state between rounds."""
+        return self.keep_momentum
+
+    def init(self, x: Tensor) -> State:
+        """The optimiser's state before the first step."""
+        return self.optimizer.init(x)
 
     @property
     def plain(self) -> bool:

@@ -2,84 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim import rng
 from fedsim.algorithms.base import ClientRule, LocalInfo, State, norm
 from fedsim.local.batches import Batches
 from fedsim.local.settings import LocalTraining
-
-MOMENTUM = "local.momentum"  # name of the momentum buffers among a client's kept state
 
 
 @dataclass(frozen=True)
 class Chunk:
     """C clients about to train, stacked.
 
-    batches: which examples in which step; examples: shard sizes [C]; anchor: models received [C, P]; state: kept state, name -> [C, P];
-    shared: vectors sent with the model, name -> [C, P] or [1, P].
+    seed, round, clients [C]: keys of random draws; batches: which examples in which step; examples: shard sizes [C]; anchor: models
+    received [C, P]; state: the rule's kept state, name -> [C, length]; optimizer_state: the optimizer's, empty if it starts afresh;
+    shared: vectors sent with the model, name -> [C, length] or [1, length].
     """
 
+    seed: int
+    round: int
+    clients: np.ndarray
     batches: Batches
     examples: np.ndarray
     anchor: Tensor
     state: State
+    optimizer_state: State
     shared: State
 
 
-def train(
-    chunk: Chunk, rule: ClientRule, settings: LocalTraining, gradient, examples_of, rate: float
-) -> tuple[dict[str, Tensor], State, Tensor]:
-    """Messages by channel [C, ...], kept state by name [C, P], and trained models [C, P].
+class Kernel:
+    """What training needs of a model: `gradient`, a kernel of `fedsim.local.gradients`, `examples_of(index) -> inputs, targets`, and
+    `fisher(x, clients) -> [C, P]`."""
 
-    gradient: a kernel of `fedsim.local.gradients`; examples_of(index) -> inputs, targets; rate: learning rate of this round.
+    def __init__(self, gradient, examples_of: Callable, fisher: Callable[[Tensor, np.ndarray], Tensor]) -> None:
+        self.gradient, self.examples_of, self.fisher = gradient, examples_of, fisher
+
+
+class _BatchGradient:
+    """The gradient of one mini-batch of each client as a function of the point."""
+
+    def __init__(self, kernel, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        self.kernel, self.batch = kernel, batch
+
+    def __call__(self, point: Tensor) -> Tensor:
+        return self.kernel(point, *self.batch)
+
+    def hvp(self, point: Tensor, vector: Tensor) -> Tensor:
+        return self.kernel.hvp(point, vector, *self.batch)
+
+
+def train(
+    chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kernel, rate: float
+) -> tuple[dict[str, Tensor], State, State, Tensor]:
+    """Messages by channel [C, length], the rule's state and the optimizer's, to keep, and trained models [C, P].
+
+    rate: learning rate of this round.
     """
     order = np.argsort(-chunk.batches.steps, kind="stable")  # clients that stop early stand last: the active ones are a prefix
     if (order == np.arange(len(order))).all():
-        return _train(chunk, rule, settings, gradient, examples_of, rate)
-    messages, state, x = _train(_reordered(chunk, order), rule, settings, gradient, examples_of, rate)
-    back = torch.from_numpy(np.argsort(order))
-    pick = {name: value[back.to(value.device)] for name, value in messages.items()}
-    return pick, {name: value[back.to(value.device)] for name, value in state.items()}, x[back.to(x.device)]
+        return _train(chunk, rule, settings, kernel, rate)
+    *found, x = _train(_reordered(chunk, order), rule, settings, kernel, rate)
+    back = torch.from_numpy(np.argsort(order)).to(x.device)
+    messages, state, optimizer_state = ({name: value[back] for name, value in part.items()} for part in found)
+    return messages, state, optimizer_state, x[back]
 
 
-def _train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, gradient, examples_of, rate: float):
-    batches, state = chunk.batches, dict(chunk.state)
-    buffer = state.pop(MOMENTUM, None)
-    if buffer is None and settings.momentum:
-        buffer = torch.zeros_like(chunk.anchor)
+def _train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kernel, rate: float):
+    batches, state, optimizer = chunk.batches, dict(chunk.state), settings.optimizer
+    memory = dict(chunk.optimizer_state) or optimizer.init(chunk.anchor)
     x = rule.start(chunk.anchor, state, chunk.shared).clone()
-    fused = rule.plain_sgd and settings.plain and hasattr(gradient, "descend")
+    fused = rule.plain_sgd and settings.plain and hasattr(kernel.gradient, "descend")
     for step in range(int(batches.steps.max())):
         active = int((batches.steps > step).sum())
-        inputs, targets = examples_of(batches.index[:active, step])
+        inputs, targets = kernel.examples_of(batches.index[:active, step])
         weights = _weights(batches.count[:active, step], inputs.shape[1], x)
         if fused:
-            gradient.descend(x[:active], inputs, targets, weights, rate)
+            kernel.gradient.descend(x[:active], inputs, targets, weights, rate)
             continue
-
-        def grad(point: Tensor, batch=(inputs, targets, weights)) -> Tensor:
-            return gradient(point, *batch)
-
+        grad = _BatchGradient(kernel.gradient, (inputs, targets, weights))
         shared = {name: value if len(value) == 1 else value[:active] for name, value in chunk.shared.items()}
         now = x[:active]
-        direction = rule.direction(grad, now, chunk.anchor[:active], {name: value[:active] for name, value in state.items()}, shared)
+        found = rule.direction(grad, now, chunk.anchor[:active], _first(state, active), shared)
+        if isinstance(found, tuple):
+            direction, changed = found
+            state |= {name: torch.cat([value, state[name][active:]]) for name, value in changed.items()}
+        else:
+            direction = found
         if settings.clip_norm is not None:
             direction = direction * (settings.clip_norm / norm(direction).clamp_min(settings.clip_norm))
         if settings.weight_decay:
             direction = direction + settings.weight_decay * now
-        if buffer is not None:
-            direction = buffer[:active].mul_(settings.momentum).add_(direction)
-        now.add_(direction, alpha=-rate)
+        curvature = None
+        if optimizer.curvature:
+            signs = _signs(chunk, active, step, now)
+            curvature = grad.hvp(now, signs) * signs
+        optimizer.step(now, direction, _first(memory, active), rate, curvature)
     steps = torch.from_numpy(batches.steps).to(x).unsqueeze(-1)
-    info = LocalInfo(steps, steps * rate, torch.from_numpy(chunk.examples).to(x).unsqueeze(-1))
+    examples = torch.from_numpy(chunk.examples).to(x).unsqueeze(-1)
+    info = LocalInfo(steps, steps * rate, examples, lambda point: kernel.fisher(point, chunk.clients))
     messages, state = rule.finish(x, chunk.anchor, state, chunk.shared, info)
-    if buffer is not None and settings.keep_momentum:
-        state = {**state, MOMENTUM: buffer}
-    return messages, state, x
+    return messages, state, memory if settings.keeps_state else {}, x
+
+
+def _first(state: State, count: int) -> State:
+    return {name: value[:count] for name, value in state.items()}
+
+
+def _signs(chunk: Chunk, active: int, step: int, like: Tensor) -> Tensor:
+    """Rademacher draws [active, P]."""
+    words = rng.bits(chunk.seed, "rademacher", chunk.round, chunk.clients[:active], like.shape[-1], stream=step)
+    return torch.from_numpy((words & np.uint64(1)).astype(np.float32) * 2 - 1).to(like)
 
 
 def _weights(count: np.ndarray, width: int, like: Tensor) -> Tensor:
@@ -91,6 +128,7 @@ def _weights(count: np.ndarray, width: int, like: Tensor) -> Tensor:
 def _reordered(chunk: Chunk, order: np.ndarray) -> Chunk:
     take = torch.from_numpy(order).to(chunk.anchor.device)
     batches = Batches(chunk.batches.index[order], chunk.batches.count[order], chunk.batches.steps[order])
-    state = {name: value[take] for name, value in chunk.state.items()}
+    state, optimizer_state = ({name: value[take] for name, value in part.items()} for part in (chunk.state, chunk.optimizer_state))
     shared = {name: value if len(value) == 1 else value[take] for name, value in chunk.shared.items()}
-    return replace(chunk, batches=batches, examples=chunk.examples[order], anchor=chunk.anchor[take], state=state, shared=shared)
+    moved = {"clients": chunk.clients[order], "examples": chunk.examples[order], "anchor": chunk.anchor[take]}
+    return replace(chunk, batches=batches, state=state, optimizer_state=optimizer_state, shared=shared, **moved)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from scipy.sparse import csr_array
 
+from fedsim.algorithms.base import Place
 from fedsim.links import Heard, Links
 
 
@@ -18,6 +19,7 @@ class Tick:
     cohort: clients that train, sorted int64 [S]; anchors: the receiver whose model each starts from [S]; receivers: those that step [r];
     links: all links over which updates are merged; heard: those that carried; base: mixing matrix of the receivers' models [r, R], None:
     each its own; others: [r, S], equal weights over the other senders heard, rows of zeros where there are none.
+    keepers: whose kept state each client trains with [S]: its own, or on a walk that of the token it holds.
     """
 
     round: int
@@ -28,6 +30,10 @@ class Tick:
     heard: Heard
     base: csr_array | None
     others: csr_array
+
+    @property
+    def keepers(self) -> np.ndarray:
+        return self.cohort
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,13 @@ class Plan:
     def tick(self, round: int, cohort: np.ndarray) -> Tick:
         raise NotImplementedError("a protocol plans ticks")
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What the plan remembers between rounds."""
+        return {}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+
     def traffic(self, tick: Tick, payload: Payload, merged: bool) -> tuple[int, int]:
         """Bytes clients sent and received in a tick. merged: updates are averaged with the weights of the models, so that one vector
         carries both."""
@@ -57,11 +70,12 @@ class Plan:
 class Protocol:
     """Settings of a protocol.
 
-    graph: whether clients are themselves the receivers; same_start: whether all receivers start from one initial model;
+    place: server, graph (clients are themselves the receivers) or walk (tokens are); same_start: whether all receivers start from one
+    initial model;
     combine_first: whether models are mixed as they were before training.
     """
 
-    graph: ClassVar[bool]
+    place: ClassVar[Place]
     same_start: bool = True
 
     @property

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from scipy.sparse import csr_array
 
+from fedsim.algorithms.base import Place
 from fedsim.component import component
 from fedsim.errors import require
 from fedsim.links import Heard, Links
@@ -24,7 +25,7 @@ class Gossip(Protocol):
     models; same_start: all nodes start from one initialisation, or each from its own.
     """
 
-    graph: ClassVar[bool] = True
+    place: ClassVar[Place] = "graph"
 
     order: Literal["adapt_then_combine", "combine_then_adapt"] = "adapt_then_combine"
     same_start: bool = True

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedsim.algorithms.base import Place
 from fedsim.component import component
 from fedsim.errors import require
 from fedsim.links import Heard, Links
@@ -16,7 +17,7 @@ from fedsim.protocols.base import Payload, Plan, Protocol, Tick, equal_weights
 class Server(Protocol):
     """One server; the cohort starts from its model and sends messages to it."""
 
-    graph: ClassVar[bool] = False
+    place: ClassVar[Place] = "server"
 
     def bind(self, clients: int, topology, mixing, seed: int, members: int | None = None) -> Plan:
         require(topology is None, "topology", type(topology).__name__, "a server has no topology; leave it out or use protocol=gossip")

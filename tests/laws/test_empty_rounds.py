@@ -20,7 +20,7 @@ def test_an_empty_round_leaves_the_model_as_it_is_or_adds_the_mean_dual(name):
     cohorts = Cohorts([0, 3, 5], [3, 4], [], [])
     with Ticks(blobs_simulation(4, participation=cohorts, **algorithms()[name])) as ticks:
         before = ticks.run(2)
-        mean_dual = ticks.array("shared/mean_dual") if name in EVERYONES_DUALS else np.zeros_like(before)
+        mean_dual = ticks.array("shared/0/mean_dual") if name in EVERYONES_DUALS else np.zeros_like(before)
         np.testing.assert_array_equal(ticks.run(), before + mean_dual)
         np.testing.assert_array_equal(ticks.run(), before + mean_dual + mean_dual)
         assert (np.abs(mean_dual).max() > 1e-3) == (name in EVERYONES_DUALS)

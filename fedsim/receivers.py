@@ -1,0 +1,65 @@
+"""What receivers hold: their models, the vectors of rule and aggregator, and which side of the arrays is the present one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.engine.arena import Arena
+from fedsim.engine.task import OUTPUT, Task, models
+
+VECTORS = ("shared", "receiver")
+
+
+class Receivers:
+    """side: the present one of the arrays' sides; a server has one, the receivers of a graph or walk write the next beside it."""
+
+    def __init__(self, task: Task, arena: Arena) -> None:
+        self.task, self.arena, self.side = task, arena, 0
+
+    @property
+    def models(self) -> str:
+        """Name of the array with the present models [R, P]."""
+        return models(self.side)
+
+    def start(self, first: list[Tensor]) -> None:
+        """Write the first models, one [P] each or one for all, and the initial vectors."""
+        present = self.arena[self.models]
+        for row, model in enumerate(first):
+            present[row] = model.numpy()
+        if len(first) == 1:
+            present[1:] = first[0].numpy()
+        x = torch.from_numpy(present)
+        for kind, vectors in zip(VECTORS, (self.task.rule.init_shared(x), self.task.aggregator.init_receiver(x)), strict=True):
+            for name, value in vectors.items():
+                self.arena[f"{kind}/{self.side}/{name}"][:] = value.numpy()
+
+    def settle(self, stepped: np.ndarray) -> None:
+        """Take over what `stepped` receivers have written beside the present side."""
+        if len(stepped) == self.task.receivers:
+            self.side = 1 - self.side
+            return
+        here = (self.models, *(f"{kind}/{self.side}/" for kind in VECTORS))
+        for name in [name for name in self.arena.specs if name.startswith(here)]:  # the cost follows the receivers that stepped
+            there = name.replace(f"/{self.side}", f"/{1 - self.side}", 1)
+            self.arena[name][stepped] = self.arena[there][stepped]
+
+    def released(self) -> str:
+        """Name of the array with the models that are evaluated and released."""
+        if not self.task.releases:
+            return self.models
+        shared = {name: torch.from_numpy(array) for name, array in self.arena.named(f"shared/{self.side}/").items()}
+        self.arena[OUTPUT][:] = self.task.rule.output(torch.from_numpy(self.arena[self.models]), shared).numpy()
+        return OUTPUT
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Models and vectors by name, as views."""
+        vectors = {f"{kind}/{name}": value for kind in VECTORS for name, value in self.arena.named(f"{kind}/{self.side}/").items()}
+        return {"models": self.arena[self.models], **vectors}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Take over what `state` gave."""
+        self.side = 0
+        for name, value in self.state().items():
+            value[:] = state[name]

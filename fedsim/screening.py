@@ -1,0 +1,61 @@
+"""Between training and merging: clients that drop out, attackers, and updates that cannot be used."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fedsim.attacks.base import Attack
+from fedsim.engine.arena import Arena
+from fedsim.engine.task import Task
+from fedsim.failures import Failures
+from fedsim.protocols.base import Plan, Tick
+
+
+class Diverged(Exception):
+    """A client's update, or the model made of them, cannot be used; the models are those of the round before."""
+
+
+class Screening:
+    """Applies the simulated failures and attacks, and the policy for what cannot be used."""
+
+    def __init__(self, task: Task, arena: Arena, plan: Plan, failures: Failures, attack: Attack) -> None:
+        self.task, self.arena, self.plan, self.failures, self.attack = task, arena, plan, failures, attack
+        self.attackers = attack.attackers(task.seed, task.clients) if attack.forges else None
+
+    def present(self, tick: Tick) -> tuple[Tick, int]:
+        """The tick of those who do not drop out, and how many do."""
+        lost = self.failures.dropouts(self.task.seed, tick.round, tick.cohort)
+        return (self.plan.tick(tick.round, tick.cohort[~lost]), int(lost.sum())) if lost.any() else (tick, 0)
+
+    def usable(self, tick: Tick, norms: np.ndarray) -> np.ndarray:
+        """Which updates are used, bool [S], after attackers have had their way; norms [S] are those of what arrives then. Raises Diverged
+        where one cannot be used, unless the policy is to go on."""
+        seed, size = self.task.seed, len(tick.cohort)
+        broken = self.failures.breaks(seed, tick.round, tick.cohort)
+        hostile = self.attackers[tick.cohort] if self.attackers is not None else np.zeros(size, bool)
+        if hostile.any():
+            updates = self.arena["message/update"]
+            forged = self.attack.forge(torch.from_numpy(updates[:size]), hostile, seed, tick.round).numpy()
+            updates[np.flatnonzero(hostile)] = forged
+            norms[hostile] = np.linalg.norm(forged, axis=1)
+        norms[broken] = np.nan
+        if self.failures.policy == "keep":
+            if broken.any():
+                self.arena["message/update"][np.flatnonzero(broken)] = np.nan
+            return np.ones(size, bool)
+        bad = self.failures.unusable(norms)
+        if bad.any() and self.failures.policy == "refuse":
+            what = "not finite" if not np.isfinite(norms[bad]).all() else f"longer than failures.max_norm={self.failures.max_norm}"
+            which = f"round {tick.round}: the update of {bad.sum()} of {size} clients is {what} (client {tick.cohort[bad][0]})"
+            raise Diverged(f"{which}; lower local.rate, set local.clip_norm, or choose failures.policy=drop")
+        return ~bad
+
+    def without(self, tick: Tick, usable: np.ndarray) -> Tick:
+        """The tick of those whose updates are used; their messages move up."""
+        for name in self.task.channels:
+            messages = self.arena[f"message/{name}"]
+            for to, source in enumerate(np.flatnonzero(usable).tolist()):
+                if to != source:
+                    messages[to] = messages[source]
+        return self.plan.tick(tick.round, tick.cohort[usable])
