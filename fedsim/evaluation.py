@@ -41,14 +41,15 @@ class Evaluation:
 
 class Evaluator:
     """Measures models on a session. metrics: measured beside loss and accuracy; client_shards: each client's own held-out examples of the
-    training split, or None. Nodes of a graph without data take no part, and none in what is measured over nodes. The tokens of a walk are
+    training split, or None. Nodes of a graph without data take no part, and like
+    attackers none in what is measured over nodes. The tokens of a walk are
     measured as nodes are."""
 
     def __init__(self, settings: Evaluation, metrics: Sequence[Metric], task: Task, session: Session, client_shards: Shards | None) -> None:
         self.settings, self.metrics, self.task, self.session, self.client_shards = settings, metrics, task, session, client_shards
         self.members = {
             "server": np.zeros(0, np.int64),
-            "graph": np.flatnonzero(task.shards.sizes > 0),
+            "graph": np.flatnonzero(task.honest),
             "walk": np.arange(task.receivers),
         }[task.place]
         self.nodes = self.members
@@ -108,7 +109,7 @@ class Evaluator:
     def _clients(self, models: str, last: bool) -> Values:
         """Each client's held-out examples, judged by the server's model or by the client's own node."""
         shards = self.client_shards
-        tested = np.flatnonzero(shards.sizes > 0)
+        tested = np.flatnonzero(self.task.honest & (shards.sizes > 0))
         if self.task.place == "graph":
             jobs = [EvaluateJob(models, np.array([node]), "train", shards.shard(node)) for node in tested.tolist()]
             hits = np.array([part[1][0] for part in self.session.run(jobs)])

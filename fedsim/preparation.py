@@ -1,5 +1,5 @@
-"""From settings to a run that can start: the data loaded and cut into shards, the model built, the patterns bound, and everything refused that
-can be."""
+"""From settings to a run that can start: the data loaded and cut into shards, the model built, the patterns bound, and all refused that can
+be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsim.algorithms.base import EVERYONE
+from fedsim.algorithms.base import EVERYONE, Setting
 from fedsim.data.dataset import Dataset
 from fedsim.data.shards import Shards, holdout
 from fedsim.engine.task import Task
@@ -52,6 +52,8 @@ def prepare(simulation: Simulation) -> Prepared:
     members = int((shards.sizes > 0).sum())
     plan = s.protocol.bind(len(shards), s.topology, mixing, s.seed, members)
     _check_fit(s, plan)
+    setting = Setting(place, s.client, s.correction is not None, pattern.sampling, pattern.probabilities, members)
+    aggregator = s.aggregator.bind(setting)
     module = build_model(s.model, dataset.input_shape, dataset.outputs, s.seed, 0, vocabulary(dataset))
     check_model(module, dataset.input_shape, dataset.outputs, dataset.tokens)
     task = Task(
@@ -60,7 +62,7 @@ def prepare(simulation: Simulation) -> Prepared:
         module=module,
         layout=Layout.of(module),
         rule=s.client,
-        aggregator=s.aggregator,
+        aggregator=aggregator,
         correction=s.correction,
         local=s.local,
         clients=len(shards),
@@ -71,6 +73,7 @@ def prepare(simulation: Simulation) -> Prepared:
         combine_first=s.protocol.combine_first,
         seed=s.seed,
         device=s.engine.device,
+        attackers=s.attack.attackers(s.seed, len(shards)),
         poisoned=_poisoned(s, dataset, shards),
     )
     return Prepared(task, pattern, plan, client_shards)
@@ -83,6 +86,9 @@ def _check_data(s: Simulation, dataset: Dataset) -> None:
     require(
         not s.aggregator.judges or validation, "aggregator", judges, "judges models on the validation split; set data.validation above 0"
     )
+    for key, part in (("client", s.client), ("aggregator", s.aggregator), ("attack", s.attack)):
+        fits = dataset.task == "classification" or not part.classifies
+        require(fits, key, type(part).__name__, "needs labels that are classes, and this data set is a regression")
     labels, target = dataset.task == "classification", s.evaluation.target
     require(target is None or labels, "evaluation.target", target, "is an accuracy, and regression has none; use null")
     require(not s.plots or labels, "plots", True, "draws the clients' labels, and regression has none")
@@ -92,6 +98,9 @@ def _check_fit(s: Simulation, plan: Plan) -> None:
     everyone = [name for name, averaging in s.client.channels.items() if averaging is EVERYONE]
     accepted = f"averages {everyone} over all clients, which only a server can; use protocol=server"
     require(s.protocol.place == "server" or not everyone, "client", type(s.client).__name__, accepted)
+    mixes = not (s.aggregator.rows and s.protocol.combine_first)
+    accepted = f"mixes models by their weights before training, and {type(s.aggregator).__name__} has none; use adapt_then_combine"
+    require(mixes, "protocol.order", "combine_then_adapt", accepted)
     lasting = plan.links is not None or not s.aggregator.remembers_links
     what = type(s.aggregator).__name__
     require(lasting, "aggregator", what, "remembers links, and this topology draws them afresh each round; use one that stays")

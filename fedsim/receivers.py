@@ -49,8 +49,11 @@ class Receivers:
         """Name of the array with the models that are evaluated and released."""
         if not self.task.releases:
             return self.models
-        shared = {name: torch.from_numpy(array) for name, array in self.arena.named(f"shared/{self.side}/").items()}
-        self.arena[OUTPUT][:] = self.task.rule.output(torch.from_numpy(self.arena[self.models]), shared).numpy()
+        shared, kept = (
+            {name: torch.from_numpy(array) for name, array in self.arena.named(f"{kind}/{self.side}/").items()} for kind in VECTORS
+        )
+        model = self.task.rule.output(torch.from_numpy(self.arena[self.models]), shared)
+        self.arena[OUTPUT][:] = self.task.aggregator.output(model, kept).numpy()
         return OUTPUT
 
     def state(self) -> dict[str, np.ndarray]:

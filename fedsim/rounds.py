@@ -58,9 +58,8 @@ class Rounds:
         if task.correction is not None:
             self.averaging[STATISTICS] = OTHERS
         arena = session.arena
-        shared = sum(arena.specs[name].shape[-1] for name in arena.specs if name.startswith("shared/0/")) if task.rule.broadcasts else 0
         sent = {name: length * NUMBER for name, length in task.channels.items() if name not in task.rule.same_as}
-        self.payload = Payload(task.layout.size * NUMBER, shared * NUMBER, sent)
+        self.payload = Payload(task.layout.size * NUMBER, sum(task.broadcast.values()) * NUMBER, sent)
         self.kept, self.reserved = KeptRows(task.keepers), 0
         self.client_arrays = [name for name in arena.specs if name.startswith("client/")]
         self.link_state = task.aggregator.init_links(plan.links) if plan.links is not None else {}
@@ -97,7 +96,7 @@ class Rounds:
     def _reports(self, tick: Tick, rate: float, norms: np.ndarray | None) -> Reports:
         examples = self.sizes[tick.cohort]
         steps = local_steps(examples, self.task.local)
-        accumulated = _accumulated(steps, self.task.local.momentum, rate * self.task.rule.pull)
+        accumulated = self.task.local.make_optimizer().accumulated(steps, rate * self.task.rule.pull)
         return Reports(examples, steps, rate, self.probability[tick.cohort], accumulated, norms)
 
     def _coefficients(self, tick: Tick, reports: Reports) -> np.ndarray:
@@ -200,11 +199,11 @@ class Rounds:
             raise Diverged(f"round {tick.round}: the next model of a node is not finite; lower local.rate or aggregator.rate")
         self.receivers.settle(tick.receivers)
 
-    def _judge(self, candidates: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Mean losses [m] and accuracies [m] of models [m, P] on the validation split."""
-        arena, count = self.session.arena, len(candidates)
+    def _judge(self, updates: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Mean losses [m] and accuracies [m] on the validation split of the server's model plus each update [m, P]."""
+        arena, count = self.session.arena, len(updates)
         arena.reserve([CANDIDATES], np.arange(count))
-        arena[CANDIDATES][:count] = candidates.numpy()
+        arena[CANDIDATES][:count] = arena[self.receivers.models] + updates.numpy()
         examples = len(self.task.dataset.validation)
         blocks = np.array_split(np.arange(count), min(self.task.local.groups, count))
         parts = self.session.run([EvaluateJob(CANDIDATES, rows, "validation", slice(0, examples)) for rows in blocks])
@@ -241,14 +240,3 @@ class Rounds:
 def _of(info: RoundInfo, rows: np.ndarray) -> RoundInfo:
     """The part of a round's information that belongs to some of its receivers."""
     return replace(info, receivers=info.receivers[rows], heard=info.heard[torch.from_numpy(rows)])
-
-
-def _accumulated(steps: np.ndarray, momentum: float, pull: float) -> np.ndarray:
-    """What K steps v <- momentum v + (1 - pull s), s <- s + v from zero give for s: the weight of a constant unit gradient in an update."""
-    if not momentum and not pull:
-        return steps.astype(np.float64)
-    v, s = np.zeros(len(steps)), np.zeros(len(steps))
-    for step in range(int(steps.max(initial=0))):
-        v = momentum * v + 1 - pull * s
-        s = np.where(step < steps, s + v, s)
-    return s

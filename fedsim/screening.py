@@ -21,7 +21,6 @@ class Screening:
 
     def __init__(self, task: Task, arena: Arena, plan: Plan, failures: Failures, attack: Attack) -> None:
         self.task, self.arena, self.plan, self.failures, self.attack = task, arena, plan, failures, attack
-        self.attackers = attack.attackers(task.seed, task.clients) if attack.forges else None
 
     def present(self, tick: Tick) -> tuple[Tick, int]:
         """The tick of those who do not drop out, and how many do."""
@@ -33,7 +32,7 @@ class Screening:
         where one cannot be used, unless the policy is to go on."""
         seed, size = self.task.seed, len(tick.cohort)
         broken = self.failures.breaks(seed, tick.round, tick.cohort)
-        hostile = self.attackers[tick.cohort] if self.attackers is not None else np.zeros(size, bool)
+        hostile = self.task.attackers[tick.cohort] if self.attack.forges and self.task.attackers is not None else np.zeros(size, bool)
         if hostile.any():
             updates = self.arena["message/update"]
             forged = self.attack.forge(torch.from_numpy(updates[:size]), hostile, seed, tick.round).numpy()

@@ -15,10 +15,11 @@ from fedsim.component import Fraction, component
 class Attack:
     """Attackers are a fixed share of the clients, chosen by the seed alone, so that every algorithm meets the same ones.
 
-    forges: whether `forge` replaces updates, which a server then needs as rows.
+    forges: whether `forge` replaces updates, which a server then needs as rows; classifies: whether it needs labels that are classes.
     """
 
     forges: ClassVar[bool] = True
+    classifies: ClassVar[bool] = False
     share: float
 
     def check(self, place: Place) -> None:

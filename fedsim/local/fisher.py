@@ -20,14 +20,14 @@ def diagonal_fisher(module: nn.Module, layout: Layout, x: Tensor, inputs: Tensor
 
     def log_probability(parameters: dict[str, Tensor], example: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         logs = F.log_softmax(torch.func.functional_call(module, parameters, (example.unsqueeze(0),))[0], dim=-1)
-        chosen = logs[label]
+        chosen = (logs * label).sum()  # label: one-hot
         return chosen, chosen.exp().detach()
 
     per_label = torch.func.vmap(torch.func.grad(log_probability, has_aux=True), in_dims=(None, None, 0))
     per_example = torch.func.vmap(per_label, in_dims=(None, 0, None))
     parameters = layout.views(x)
     outputs = torch.func.functional_call(module, parameters, (inputs[:1],)).shape[-1]
-    labels = torch.arange(outputs, device=x.device)
+    labels = torch.eye(outputs, device=x.device)
     total = torch.zeros_like(x)
     views = layout.views(total)
     size = max(1, ENTRIES // (outputs * layout.size))

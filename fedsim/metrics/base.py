@@ -29,9 +29,8 @@ class Look:
         return self._known[split]
 
     def client_means(self, values: np.ndarray) -> np.ndarray:
-        """Mean of values of the training examples [n] over each client's shard: float64 [clients with data]."""
-        shards = self.task.shards
-        held = shards.sizes > 0
+        """Mean of values of the training examples [n] over each client's shard: float64 [clients with data that do not attack]."""
+        shards, held = self.task.shards, self.task.honest
         return np.bincount(shards.owners, values[shards.indices], len(shards))[held] / shards.sizes[held]
 
 
