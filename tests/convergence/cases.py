@@ -48,6 +48,9 @@ for algorithm in ("fedau", "median", "fedprox", "fedcm"):  # the same definition
 for optimizer in ("adam", "adamw", "adahessian"):
     CASES[f"server-{optimizer}-uniform"] = [f"local.optimizer={optimizer}", "local.rate=0.01", *PATTERNS["uniform"], *SHORT]
 
+for schedule in ("linear", "cosine"):
+    CASES[f"server-{schedule}-uniform"] = [f"schedule={schedule}", *PATTERNS["uniform"], *SHORT]
+
 VARIANTS = [["local.execution=looped"], ["local.clients_per_batch=1", "local.groups=3"]]  # what another machine may round otherwise
 SEEDS = [["seed=1"], ["seed=2"], ["seed=3"]]
 
