@@ -4,6 +4,7 @@ from fedsim.data.bundled import Digits, Synthetic
 from fedsim.data.dataset import Dataset, DataSource, Split
 from fedsim.data.images import CIFAR10, MNIST, FashionMNIST
 from fedsim.data.natural import Har, HeartDisease, MnistWriters, Shakespeare
+from fedsim.data.svmlight import SvmLight
 from fedsim.data.user import Npz
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Npz",
     "Shakespeare",
     "Split",
+    "SvmLight",
     "Synthetic",
 ]
