@@ -6,60 +6,44 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from fedsim.algorithms import Aggregator, ClientRule, Correction, FedAvg, Sgd
-from fedsim.algorithms.base import EVERYONE
-from fedsim.data.dataset import Dataset, DataSource
+from fedsim.attacks import Attack, NoAttack
+from fedsim.data.dataset import DataSource
 from fedsim.data.partition import Partition
-from fedsim.data.shards import Shards, holdout
+from fedsim.engine.arena import remove_abandoned
 from fedsim.engine.base import Engine
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.task import Task
 from fedsim.errors import ConfigError, require
 from fedsim.evaluation import Evaluation, Evaluator
+from fedsim.failures import Failures
+from fedsim.interruption import Interrupted, Interruption
 from fedsim.local.settings import LocalTraining
 from fedsim.metrics.base import Metric
-from fedsim.mixing import Metropolis, Mixing
-from fedsim.models import build_model, check_model
-from fedsim.parameters import Layout, flat_parameters
-from fedsim.participation import Full, Participation, Pattern, Population
-from fedsim.protocols.base import Plan, Protocol
+from fedsim.mixing import Mixing
+from fedsim.models import build_model
+from fedsim.parameters import flat_parameters
+from fedsim.participation import Full, Participation
+from fedsim.preparation import Prepared, prepare, vocabulary
+from fedsim.protocols.base import Protocol
 from fedsim.protocols.server import Server
 from fedsim.recording.book import Book
+from fedsim.recording.checkpoints import Checkpoint, Checkpoints, Part, Saved, refuse_other_settings
 from fedsim.recording.describe import describe
+from fedsim.recording.files import shown
 from fedsim.recording.loggers import Logger
 from fedsim.recording.progress import RoundProgress
 from fedsim.recording.recorder import Recorder
+from fedsim.result import Result, stored_result
 from fedsim.rounds import Diverged, Rounds
 from fedsim.schedules import Constant, Schedule
 from fedsim.topology import Topology
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run gives. metrics: tidy table (round, clock, scope, node, metric, value); summary: final values, see README; model: the
-    server's model or the mean of the nodes' by parameter name; models: all receivers' models, float32 [R, P]; status: done or diverged;
-    folder: the run folder, if any."""
-
-    metrics: pd.DataFrame
-    summary: dict[str, Any]
-    model: dict[str, torch.Tensor]
-    models: np.ndarray
-    status: str
-    folder: Path | None
-
-    @property
-    def accuracy(self) -> float:
-        """Final accuracy: the server's model, or the mean over nodes; NaN for regression."""
-        return self.summary.get("accuracy", float("nan"))
 
 
 @dataclass
@@ -68,8 +52,10 @@ class Simulation:
 
     data, partition, model: what is learned (model: a callable such as `functools.partial(MLP, hidden=[64])` that builds a module);
     client, aggregator, correction: the algorithm; participation: who takes part; protocol, topology, mixing: who hears whom;
+    attack, failures: clients that attack or fail;
     local, schedule: local training and the learning rate over rounds; engine: where it runs; evaluation, metrics: what is measured;
-    rounds; seed: of every draw; folder: where to record (None: in memory only); loggers; progress; plots: also draw the clients' labels;
+    rounds; seed: of every draw; folder: where to record (None: in memory only); checkpoint: when to save what a run goes on from; loggers;
+    progress; plots: also draw the clients' labels;
     config, overrides: what is recorded beside the results (config: by default `describe()`).
     """
 
@@ -83,6 +69,8 @@ class Simulation:
     protocol: Protocol = field(default_factory=Server)
     topology: Topology | None = None
     mixing: Mixing | None = None
+    attack: Attack = field(default_factory=NoAttack)
+    failures: Failures = field(default_factory=Failures)
     local: LocalTraining = field(default_factory=LocalTraining)
     schedule: Schedule = field(default_factory=Constant)
     engine: Engine = field(default_factory=InProcess)
@@ -91,6 +79,7 @@ class Simulation:
     rounds: int = 100
     seed: int = 0
     folder: Path | str | None = None
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     loggers: Sequence[Logger] = ()
     progress: bool | Literal["auto"] = "auto"
     plots: bool = False
@@ -108,66 +97,7 @@ class Simulation:
 
         Raises ConfigError.
         """
-        self.engine.check()
-        self.client.check(self.local.rate, self.protocol.graph)
-        dataset = self.data.load(self.seed)
-        shards = self.partition.split(dataset.train, dataset.classes, self.seed)
-        require(
-            self.evaluation.split == "test" or dataset.validation is not None,
-            "evaluation.split",
-            "validation",
-            "needs data.validation above 0",
-        )
-        target = self.evaluation.target
-        require(
-            target is None or dataset.task == "classification",
-            "evaluation.target",
-            target,
-            "is an accuracy, and regression has none; use null",
-        )
-        require(not self.plots or dataset.task == "classification", "plots", True, "draws the clients' labels, and regression has none")
-        population = Population(len(shards), shards.sizes > 0, _label_shares(shards, dataset))
-        client_shards = None
-        if self.evaluation.clients:
-            shards, client_shards = holdout(shards, self.evaluation.clients, self.seed)
-        pattern = self.participation.bind(population, self.seed)
-        mixing = self.mixing if self.mixing is not None or not self.protocol.graph else Metropolis()
-        members = int((shards.sizes > 0).sum())
-        plan = self.protocol.bind(len(shards), self.topology, mixing, self.seed, members)
-        self._check_fit(plan)
-        module = build_model(self.model, dataset.input_shape, dataset.outputs, self.seed, 0, vocabulary(dataset))
-        check_model(module, dataset.input_shape, dataset.outputs, dataset.tokens)
-        task = Task(
-            dataset=dataset,
-            shards=shards,
-            module=module,
-            layout=Layout.of(module),
-            rule=self.client,
-            aggregator=self.aggregator,
-            correction=self.correction,
-            local=self.local,
-            clients=len(shards),
-            members=members,
-            receivers=plan.receivers,
-            rows=self.protocol.graph,
-            combine_first=self.protocol.combine_first,
-            seed=self.seed,
-            device=self.engine.device,
-        )
-        return Prepared(task, pattern, plan, client_shards)
-
-    def _check_fit(self, plan: Plan) -> None:
-        everyone = [name for name, averaging in self.client.channels.items() if averaging is EVERYONE]
-        what = type(self.client).__name__
-        require(
-            not self.protocol.graph or not everyone,
-            "client",
-            what,
-            f"averages {everyone} over all clients, which only a server can; use protocol=server",
-        )
-        lasting = plan.links is not None or not self.aggregator.remembers_links
-        what = type(self.aggregator).__name__
-        require(lasting, "aggregator", what, "remembers links, and this topology draws them afresh each round; use one that stays")
+        return prepare(self)
 
     def describe(self) -> dict[str, Any]:
         """The settings of all parts as plain data, in the form of a configuration file."""
@@ -176,44 +106,85 @@ class Simulation:
         ]
         return {name: describe(getattr(self, name)) for name in recorded}
 
-    def run(self) -> Result:
-        """Run all rounds. Raises ConfigError before anything starts; any later error is recorded in status.json and raised."""
-        prepared = self.prepare()
-        recorder = Recorder(self.folder, self.config or self.describe(), self.overrides, self.loggers)
-        recorder.start()
-        try:
-            return self._run(prepared, recorder)
-        except BaseException as error:
-            if isinstance(error, ConfigError) and recorder.empty:  # an engine that refuses to start: nothing has run
-                recorder.discard()
-            else:
-                recorder.fail(error)
-            raise
+    def run(self, resume: bool = False) -> Result:
+        """Run all rounds.
 
-    def _run(self, prepared: Prepared, recorder: Recorder) -> Result:
+        resume: go on from the newest checkpoint in the run folder; a finished run's result is read back, and where there is no checkpoint
+        yet the run begins.
+        Raises ConfigError before anything starts, and where the disk is full at the end. SIGINT and SIGTERM end a run with a folder after
+        the round in progress, with a checkpoint and Interrupted (a KeyboardInterrupt). Any other error is recorded and raised.
+        """
+        recorder = Recorder(self.folder, self.config or self.describe(), self.overrides, self.loggers)
+        if resume:
+            require(recorder.folder is not None, "resume", True, "needs the run folder that it goes on in: Simulation(folder=...)")
+            refuse_other_settings(recorder.folder, recorder.config)
+            if (stored := stored_result(recorder.folder)) is not None:
+                return stored
+        prepared = self.prepare()
+        task = prepared.task
+        sizes = {"clients": task.clients, "receivers": task.receivers, "parameters": task.layout.size}
+        checkpoints = Checkpoints(self.checkpoint, recorder.folder, recorder.config, sizes)
+        saved = checkpoints.newest() if resume else None
+        with Interruption() as interruption:
+            recorder.start() if saved is None else recorder.resume(saved.rows, saved.round)
+            try:
+                schedule = self.schedule.ready(self, resume)  # may run the simulation with another one first
+                return self._run(prepared, schedule, recorder, checkpoints, saved, interruption)
+            except Interrupted as stop:
+                line = _last_words(stop.round, checkpoints)
+                recorder.interrupted(line, checkpoints.last)
+                raise Interrupted(stop.signal, stop.round, line) from None
+            except BaseException as error:
+                if isinstance(error, ConfigError) and recorder.untouched:  # an engine that refuses to start: nothing has run
+                    recorder.discard()
+                else:
+                    recorder.fail(error)
+                raise
+
+    def _run(
+        self,
+        prepared: Prepared,
+        schedule: Schedule,
+        recorder: Recorder,
+        checkpoints: Checkpoints,
+        saved: Saved | None,
+        interruption: Interruption,
+    ) -> Result:
         task, pattern, plan = prepared.task, prepared.pattern, prepared.plan
-        with self.engine.open(task) as session, RoundProgress(self.rounds, self.progress, self.name) as progress:
-            rounds = Rounds(task, session, plan, pattern.probabilities)
-            rounds.start(self._first_models(task))
+        remove_abandoned()  # shared memory of runs that were killed, whatever their engine was
+        bar = RoundProgress(self.rounds, self.progress, self.name, done=checkpoints.last)
+        with self.engine.open(task) as session, bar as progress:
+            interruption.listen()
+            rounds = Rounds(task, session, plan, pattern.probabilities, self.failures, self.attack)
             evaluator = Evaluator(self.evaluation, self.metrics, task, session, prepared.client_shards)
             book = Book(recorder, self.rounds, len(pattern.probabilities))
-            book.evaluate(0, evaluator, rounds.models)
+            lasting: dict[str, Part] = {"rounds": rounds, "pattern": pattern, "book": book}
+            if saved is not None:
+                saved.restore(lasting)
+            else:
+                rounds.receivers.start(self._first_models(task))
+                book.evaluate(0, evaluator, rounds.receivers.released())
+            interruption.patient = recorder.folder is not None
             status, reason = "done", None
-            for round in range(self.rounds):
+            for round in range(book.round, self.rounds):
                 tick = plan.tick(round, pattern.cohort(round))
+                rate = self.local.rate * schedule.factor(round, self.rounds)
                 try:
-                    report = rounds.run(tick, self.local.rate * self.schedule.factor(round, self.rounds))
+                    report = rounds.run(tick, rate)
                 except Diverged as error:
                     status, reason = "diverged", str(error)
                     if not self.evaluation.due(round, self.rounds):
-                        book.evaluate(round, evaluator, rounds.models)
+                        book.evaluate(round, evaluator, rounds.receivers.released())
                     break
-                book.count(report)
+                book.count(report, rate)
                 if self.evaluation.due(round + 1, self.rounds):
-                    book.evaluate(round + 1, evaluator, rounds.models)
+                    book.evaluate(round + 1, evaluator, rounds.receivers.released())
                 progress.update(round + 1, book.accuracy)
-            models = session.arena[rounds.models].copy()
-        return self._finish(task, recorder, book, models, status, reason)
+                if checkpoints.due(round + 1) or interruption.received:
+                    checkpoints.write(round + 1, lasting, recorder)
+                interruption.check(round + 1)
+            models, lost = session.arena[rounds.receivers.released()].copy(), len(session.events)
+        return self._finish(task, recorder, book, models, status, reason, lost)
 
     def _first_models(self, task: Task) -> list[torch.Tensor]:
         """One initial model, or one for each node where they start differently."""
@@ -224,45 +195,36 @@ class Simulation:
             first.append(flat_parameters(module))
         return first
 
-    def _finish(self, task: Task, recorder: Recorder, book: Book, models: np.ndarray, status: str, reason: str | None) -> Result:
+    def _finish(
+        self, task: Task, recorder: Recorder, book: Book, models: np.ndarray, status: str, reason: str | None, workers_lost: int
+    ) -> Result:
         from fedsim.analysis.targets import rounds_to_target
 
-        members = models if len(models) == 1 else models[task.shards.sizes > 0]  # nodes without data keep their first model
+        members = models[task.honest] if task.place == "graph" else models  # nodes without data keep their first model
         mean = torch.from_numpy(members.mean(axis=0, dtype=np.float64).astype(np.float32))
         model = {name: view.clone().contiguous() for name, view in task.layout.views(mean).items()}
         summary = {"status": status, "rounds": book.round, **book.totals()}
         summary |= {"parameters": task.layout.size, "clients": task.clients, "model_sha256": hashlib.sha256(models.tobytes()).hexdigest()}
-        summary |= task.dataset.notes
+        summary |= {"metrics_sha256": recorder.sha256(), "workers_lost": workers_lost, **task.dataset.notes, **task.aggregator.notes}
         if self.evaluation.target is not None:
             summary["target"] = self.evaluation.target
             summary["rounds_to_target"] = rounds_to_target(book.curve, self.evaluation.target) or "not reached"
-        recorder.finish(summary, model, status, reason)
         if self.plots:
             from fedsim.analysis.heatmap import label_heatmap
 
             counts = task.shards.label_counts(task.dataset.train.y, task.dataset.classes)
             label_heatmap(counts, Path(self.folder) / "labels.png", task.dataset.label_names)
+        recorder.finish(summary, model, status, reason)  # last: from now on the run is finished
         return Result(recorder.table(), summary, model, models, status, recorder.folder)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A simulation whose parts fit together, ready to start."""
-
-    task: Task
-    pattern: Pattern
-    plan: Plan
-    client_shards: Shards | None
-
-
-def vocabulary(dataset: Dataset) -> int | None:
-    """Number of different tokens, None where inputs are no tokens; the next token is what is learned, so there are as many as classes."""
-    return dataset.classes if dataset.tokens else None
-
-
-def _label_shares(shards: Shards, dataset: Dataset) -> np.ndarray | None:
-    """Share of each class in each client's shard, float64 [N, classes]; None for regression."""
-    if dataset.task != "classification":
-        return None
-    counts = shards.label_counts(dataset.train.y, dataset.classes)
-    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+def _last_words(done: int | None, checkpoints: Checkpoints) -> str:
+    """What the user is told of a run that a signal has ended. done: rounds, None: in the middle of one."""
+    if checkpoints.folder is None:
+        return "interrupted; a run without a folder keeps nothing"
+    again = f"fedsim run resume={shown(checkpoints.folder)}"
+    if not checkpoints.last:
+        return f"interrupted before the first checkpoint; go on with: {again}"
+    if done == checkpoints.last:
+        return f"interrupted after round {done}; go on with: {again}"
+    return f"interrupted; go on after round {checkpoints.last} with: {again}"

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from fedsim.rounds import RoundReport
 
 
+_COUNTS = ("round", "participants", "sent", "received", "dropouts", "discarded")
+
+
 class Book:
     """The running totals of a run, and its metric rows."""
 
@@ -21,8 +24,7 @@ class Book:
         self.recorder, self.rounds = recorder, rounds
         self.started = time.perf_counter()
         self.evaluating = 0.0
-        self.round = self.participants = self.sent = self.received = 0
-        self.update_norm = 0.0
+        self.round = self.participants = self.sent = self.received = self.dropouts = self.discarded = 0
         self.counts = np.zeros(clients, np.int64)
         self.curve: list[tuple[int, float]] = []
         self.latest: dict[str, float] = {}
@@ -31,28 +33,35 @@ class Book:
     def accuracy(self) -> float | None:
         return self.latest.get("accuracy")
 
-    def count(self, report: RoundReport) -> None:
-        """Add one round."""
+    def count(self, report: RoundReport, rate: float) -> None:
+        """Add one round, with the learning rate `rate`; its rows are there for every round, evaluated or not."""
         self.round += 1
         self.participants = len(report.cohort)
-        self.counts[report.cohort] += 1
+        np.add.at(self.counts, report.cohort, 1)  # on a walk a client may hold several tokens
         self.sent += report.sent
         self.received += report.received
-        self.update_norm = float(report.update_norms.mean()) if len(report.update_norms) else 0.0
+        self.dropouts += report.dropouts
+        self.discarded += report.discarded
+        norm = float(report.update_norms.mean()) if len(report.update_norms) else 0.0
+        row = {"round": self.round, "clock": time.perf_counter() - self.started, "scope": "run"}
+        self.recorder.rows([{**row, "metric": name, "value": value} for name, value in (("update_norm", norm), ("rate", rate))])
 
     def evaluate(self, round: int, evaluator: Evaluator, models: str) -> None:
         """Measure the models and record the rows."""
         before = time.perf_counter()
         values = evaluator.measure(models, last=round == self.rounds)
+        scope = "server" if evaluator.task.place == "server" else "mean_model"
+        values |= {(scope, -1, name): value for name, value in evaluator.task.aggregator.report(round).items()}
         now = time.perf_counter()
         self.evaluating += now - before
         elapsed = now - self.started
         run = {
             "participants": self.participants,
             "participations": int(self.counts.sum()),
-            "update_norm": self.update_norm,
             "bytes_up": self.sent,
             "bytes_down": self.received,
+            "dropouts": self.dropouts,
+            "discarded": self.discarded,
             "seconds": elapsed,
             "seconds_evaluating": self.evaluating,
         }
@@ -78,6 +87,24 @@ class Book:
         if "accuracy" in self.latest:
             self.curve.append((round, self.latest["accuracy"]))
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What the totals of the next rounds are added to."""
+        seconds = np.array([time.perf_counter() - self.started, self.evaluating])
+        numbers = {name: np.array(getattr(self, name), np.int64) for name in _COUNTS}
+        latest = {f"latest/{name}": np.array(value) for name, value in self.latest.items()}
+        curve = np.array(self.curve, np.float64).reshape(-1, 2)
+        return {**numbers, **latest, "seconds": seconds, "counts": self.counts, "curve": curve}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        for name in _COUNTS:
+            setattr(self, name, int(state[name]))
+        elapsed, self.evaluating = state["seconds"].tolist()
+        self.started = time.perf_counter() - elapsed
+        self.counts[:] = state["counts"]
+        self.curve = [(int(round), value) for round, value in state["curve"].tolist()]
+        self.latest = {name.removeprefix("latest/"): float(value) for name, value in state.items() if name.startswith("latest/")}
+
     def totals(self) -> dict[str, Any]:
         """For the summary."""
         counts = {
@@ -86,4 +113,5 @@ class Book:
             "participations_mean": float(self.counts.mean()),
         }
         seconds = {"seconds": time.perf_counter() - self.started, "seconds_evaluating": self.evaluating}
-        return {**self.latest, "bytes_up": self.sent, "bytes_down": self.received, **counts, **seconds}
+        failed = {"dropouts": self.dropouts, "discarded": self.discarded}
+        return {**self.latest, "bytes_up": self.sent, "bytes_down": self.received, **failed, **counts, **seconds}

@@ -6,38 +6,61 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedsim.errors import ConfigError
+from fedsim.reading import read_file
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def write_atomic(path: Path | str, content: bytes) -> None:
+def write_atomic(path: Path | str, content: bytes | Iterable[Any]) -> None:
     """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
 
-    The bytes go to a temporary name in the same folder (a rename is atomic within one file system only), reach the disk, then take
-    the place of `path`. Raises OSError; the temporary file is removed.
+    content: bytes, or parts of them one after the other. They go to a temporary name in the same folder (a rename is atomic within one
+    file system only), reach the disk, then take the place of `path`. Raises OSError; the temporary file is removed.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the new name itself is safe once the folder's entry is on the disk
-        folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk: a new file is safe only then. Raises OSError."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(handle)
         finally:
-            os.close(folder)
+            os.close(handle)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what `write_atomic` left in `folder` when its process was killed."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def shown(folder: Path) -> str:
+    """A folder as the user would type it here."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+def why(error: Exception) -> str:
+    """What is wrong, without the file's name: "No space left on device"."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def plain(value: Any) -> Any:
@@ -52,6 +75,14 @@ def plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)  # also turns subclasses (enumerations, numpy.float64) into the plain type
     return None if value is None else str(value)
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, by dotted key."""
+    found: dict[str, Any] = {}
+    for key, part in value.items():
+        found |= flat(part, f"{prefix}{key}.") if isinstance(part, Mapping) and part else {f"{prefix}{key}": part}
+    return found
 
 
 def finite(value: Any) -> Any:
@@ -81,9 +112,9 @@ def read_json(path: Path | str) -> Any:
         return _NON_FINITE.get(part, part) if isinstance(part, str) else part
 
     try:
-        return restore(json.loads(Path(path).read_bytes()))
-    except (OSError, ValueError) as error:
-        raise ConfigError("runs", str(path), f"a readable JSON file ({_reason(error)})") from None
+        return restore(json.loads(read_file(path)))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError("runs", str(path), f"a readable JSON file ({why(error)})") from None
 
 
 def yaml_bytes(value: Any) -> bytes:
@@ -98,10 +129,9 @@ def read_yaml(path: Path | str) -> Any:
     import yaml
 
     try:
-        return yaml.load(Path(path).read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError("runs", str(path), f"a readable YAML file ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+        content, loader = read_file(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
+            raise ValueError("it repeats parts by *name, which lets a few bytes stand for gigabytes")
+        return yaml.load(content, Loader=loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError("runs", str(path), f"a readable YAML file ({why(error)})") from None

@@ -17,6 +17,10 @@ class Logger:
     def start(self, folder: Path | None, config: dict[str, Any]) -> None:
         """Called once before the first rows. folder: the run's, None for a run in memory; config: the run's, as plain dicts."""
 
+    def resume(self, folder: Path | None, config: dict[str, Any], round: int) -> None:
+        """Called in place of `start` where a run goes on after `round`; rows of later rounds, if there are any, do not count."""
+        self.start(folder, config)
+
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take the rows of one evaluation (see fedsim.recording.rows)."""
         raise NotImplementedError
@@ -55,13 +59,19 @@ class TensorBoard(Logger):
         self._writer: Any = None
 
     def start(self, folder: Path | None, config: dict[str, Any]) -> None:
+        self._open(folder, None)
+
+    def resume(self, folder: Path | None, config: dict[str, Any], round: int) -> None:
+        self._open(folder, round + 1)
+
+    def _open(self, folder: Path | None, purge_step: int | None) -> None:
         if self.folder is None and folder is None:
             raise ConfigError("TensorBoard.folder", None, "a folder must be given, because this run has none")
         from torch.utils.tensorboard import SummaryWriter
 
         target = Path(self.folder) if self.folder is not None else Path(str(folder)) / "tensorboard"
         try:
-            self._writer = SummaryWriter(str(target))
+            self._writer = SummaryWriter(str(target), purge_step=purge_step)
         except OSError as error:
             raise ConfigError("TensorBoard.folder", str(target), f"a folder that can be written ({error.strerror or error})") from None
 

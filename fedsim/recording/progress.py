@@ -18,10 +18,12 @@ class RoundProgress:
         with RoundProgress(rounds=200) as progress:
             progress.update(12, accuracy=0.87)
 
-    rounds: how many the run has; show: "auto" shows it if the output is a terminal, True always, False never.
+    rounds: how many the run has; done: of them before; show: "auto" shows it if the output is a terminal, True always, False never.
     """
 
-    def __init__(self, rounds: int, show: bool | Literal["auto"] = "auto", name: str = "", console: Console | None = None) -> None:
+    def __init__(
+        self, rounds: int, show: bool | Literal["auto"] = "auto", name: str = "", console: Console | None = None, done: int = 0
+    ) -> None:
         if show not in (True, False, "auto"):
             raise ConfigError("progress", show, "auto, true or false")
         self._bar = None
@@ -39,7 +41,7 @@ class RoundProgress:
             console=console or Console(stderr=True, force_terminal=True if show is True else None),
             refresh_per_second=4,
         )
-        self._task = self._bar.add_task(name, total=rounds, accuracy="", rate="")
+        self._task = self._bar.add_task(name, total=rounds, completed=done, accuracy="", rate="")
 
     @property
     def shown(self) -> bool:

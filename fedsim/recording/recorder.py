@@ -1,8 +1,8 @@
 """The recorder: what a run leaves behind, written as it goes.
 
 config.yaml (resolved), overrides.yaml, metrics.jsonl (flushed at every evaluation), metrics.parquet (the same rows, at the end),
-model.safetensors, summary.json (with the versions), status.json (running, done, diverged, or failed with its traceback), curves.png.
-Every file but metrics.jsonl, which grows, is written atomically.
+model.safetensors, summary.json (with the versions), status.json (running, done, diverged, interrupted, or failed with its traceback),
+curves.png; checkpoints are in `fedsim.recording.checkpoints`. Every file but metrics.jsonl, which grows, is written atomically.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import json
 import platform
+import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import ConfigError
-from fedsim.recording.files import json_bytes, plain, write_atomic, yaml_bytes
+from fedsim.recording.files import json_bytes, plain, remove_temporaries, shown, why, write_atomic, yaml_bytes
 from fedsim.recording.loggers import Logger
-from fedsim.recording.rows import Rows, json_line
+from fedsim.recording.row_file import RowFile
+from fedsim.recording.rows import Rows, json_line, parse_lines
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import torch
 
-_RESULTS = ("metrics.jsonl", "metrics.parquet", "model.safetensors", "curves.png")
+_RESULTS = ("metrics.parquet", "model.safetensors", "curves.png")
+_WRITTEN = ("config.yaml", "overrides.yaml", "summary.json", "status.json")
+ROWS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 
 
 @functools.cache
@@ -57,40 +62,85 @@ class Recorder:
         self.overrides = [str(override) for override in overrides]
         self.loggers = list(loggers)
         self._rows = Rows()
-        self._lines: TextIO | None = None
+        self._file: RowFile | None = None
+        self._before: dict[str, bytes] | None = None  # of a run that goes on: its files as they were found
+        self._begun = self._new = False  # whether files were written, whether rows were added
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
 
     def start(self) -> None:
         """Make the folder and write what is known before the first round. Results of an earlier run in the same folder are removed, so
         that they are not taken for this run's. Raises ConfigError if the folder cannot be made or written."""
-        try:
+        with self._writable():
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
             for logger in self.loggers:
                 logger.start(self.folder, self.config)
             if self.folder is not None:
-                self._write("config.yaml", yaml_bytes(self.config))
-                for name in _RESULTS:
-                    (self.folder / name).unlink(missing_ok=True)
-                self._write("overrides.yaml", yaml_bytes(self.overrides))
-                self._write("summary.json", json_bytes({"versions": versions()}))
-                self.status("running")
-                self._lines = open(self.folder / "metrics.jsonl", "x", encoding="ascii")
+                self.status("running")  # first, so that no other file is taken for one of a finished run
+                for path in (self.folder / ROWS, *(self.folder / CHECKPOINTS).glob("round_*.safetensors")):
+                    path.unlink(missing_ok=True)
+                self._begin(self.folder, b"")
+
+    def resume(self, rows: bytes, round: int) -> None:
+        """Go on with a run after `round`. rows: what metrics.jsonl held then; what it holds beyond is cut. Raises ConfigError."""
+        folder = Path(str(self.folder))
+        with self._writable():
+            self._before = {name: (folder / name).read_bytes() for name in _WRITTEN if (folder / name).is_file()}
+            with contextlib.suppress(ValueError, AttributeError):  # damaged
+                self._started = json.loads(self._before.get("status.json", b"{}")).get("started", self._started)
+            self._rows = parse_lines(rows, folder / ROWS)
+            for logger in self.loggers:
+                logger.resume(folder, self.config, round)
+            self.status("running")
+            self._begin(folder, rows)
+
+    def _begin(self, folder: Path, rows: bytes) -> None:
+        self._begun = True
+        self._write("config.yaml", yaml_bytes(self.config))
+        for place in (folder, folder / CHECKPOINTS):
+            remove_temporaries(place)
+        for name in _RESULTS:
+            (folder / name).unlink(missing_ok=True)
+        self._file = RowFile(folder / ROWS, rows)
+        self._write("overrides.yaml", yaml_bytes(self.overrides))  # with this the names of all files are on the disk
+        self._write("summary.json", json_bytes({"versions": versions()}))
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
+            with contextlib.suppress(OSError, AttributeError):
+                self.discard() if self._begun else self.folder.rmdir()
             raise ConfigError("folder", str(self.folder), f"a folder that can be made and written ({error.strerror})") from None
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append the rows of one evaluation (see fedsim.recording.rows) and flush them: a killed run keeps what it had."""
+        """Append the rows of one evaluation (see fedsim.recording.rows) and flush them: a killed run keeps what it had. On a full disk
+        they wait in memory."""
+        self._new = True
         clean = [self._rows.append(row) for row in rows]
-        if self._lines is not None:
-            self._lines.writelines(map(json_line, clean))
-            self._lines.flush()
+        if self._file is not None:
+            self._file.append("".join(map(json_line, clean)).encode("ascii"))
         for logger in self.loggers:
-            logger.rows(clean)
+            try:
+                logger.rows(clean)
+            except OSError as error:
+                print(f"fedsim: {type(logger).__name__} could not write its rows ({why(error)}); they are missing there", file=sys.stderr)
+
+    def on_disk(self) -> tuple[int, str]:
+        """Bytes of metrics.jsonl, all rows so far, which are on the disk when this returns, and their SHA-256. Raises OSError."""
+        if self._file is None:
+            raise ValueError("rows are on the disk of a run with a folder alone")
+        self._file.sync()
+        return self._file.length, self._file.sha256.hexdigest()
 
     def table(self) -> pd.DataFrame:
         """All rows so far: a tidy table with columns round, clock, scope, node, metric, value."""
         return self._rows.table()
+
+    def sha256(self) -> str:
+        """SHA-256 of all rows so far, times aside."""
+        return self._rows.sha256()
 
     def finish(
         self,
@@ -101,30 +151,41 @@ class Recorder:
     ) -> None:
         """Write the outcome. summary: goes to summary.json beside the versions; model_tensors: the final model by tensor name;
         status, reason: "done", or "diverged" and why."""
-        self._close()
-        self._write("metrics.parquet", self._rows.parquet)
-        if self.folder is not None:
-            if model_tensors is not None:
-                self._write("model.safetensors", _safetensors(model_tensors))
-            from fedsim.analysis.curves import run_curves
+        try:
+            self._close()
+            self._write("metrics.parquet", self._rows.parquet)
+            if self.folder is not None:
+                if model_tensors is not None:
+                    self._write("model.safetensors", _safetensors(model_tensors))
+                from fedsim.analysis.curves import run_curves
 
-            self._write("summary.json", json_bytes({**summary, "versions": versions()}))
-            run_curves(self.table(), self.folder / "curves.png")
-        self.status(status, reason)
+                self._write("summary.json", json_bytes({**summary, "versions": versions()}))
+                run_curves(self.table(), self.folder / "curves.png")
+            self.status(status, reason)
+        except OSError as error:
+            where = shown(Path(str(self.folder)))
+            lost = f"the results cannot be written ({error.strerror or error}); make space, then go on with: fedsim run resume={where}"
+            raise ConfigError("folder", str(self.folder), lost) from None
 
     @property
-    def empty(self) -> bool:
-        """Whether there are no rows yet."""
-        return len(self._rows) == 0
+    def untouched(self) -> bool:
+        """Whether no rows were added: nothing has run."""
+        return not self._new
 
     def discard(self) -> None:
-        """Remove what `start` wrote, and the folder if nothing else is in it: for a run that is refused before its first round."""
+        """Undo what `start` or `resume` wrote, and remove the folder if nothing else is in it: for a run that is refused before its first
+        round."""
         self._close()
-        if self.folder is not None:
-            for name in ("config.yaml", "overrides.yaml", "summary.json", "status.json", "metrics.jsonl"):
-                (self.folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+        if self.folder is None:
+            return
+        for name in _WRITTEN if self._before is None else ():
+            (self.folder / name).unlink(missing_ok=True)
+        if self._before is None:
+            (self.folder / ROWS).unlink(missing_ok=True)
+        for name, content in (self._before or {}).items():
+            self._write(name, content)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def fail(self, error: BaseException) -> None:
         """Record that the run ended with `error`; its rows so far stay. Never raises for want of disk, so that `error` is what is seen."""
@@ -134,8 +195,15 @@ class Recorder:
             text = "".join(traceback.format_exception(error))
             self.status("failed", " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":"), traceback=text)
 
+    def interrupted(self, reason: str, round: int) -> None:
+        """Record that the run was stopped by a signal. round: of its last checkpoint, 0: none. Never raises for want of disk."""
+        with contextlib.suppress(OSError):
+            self._close()
+        with contextlib.suppress(OSError):
+            self.status("interrupted", reason, round=round)
+
     def status(self, name: str, reason: str | None = None, **details: Any) -> None:
-        """Write status.json. name: running, done, diverged or failed; reason: one line."""
+        """Write status.json. name: running, done, diverged, interrupted or failed; reason: one line."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         known = {"status": name, "reason": reason, "started": self._started, "updated": now, **details}
         self._write("status.json", json_bytes({key: part for key, part in known.items() if part is not None}))
@@ -145,10 +213,10 @@ class Recorder:
             write_atomic(self.folder / name, content() if callable(content) else content)
 
     def _close(self) -> None:
-        lines, self._lines = self._lines, None
+        file, self._file = self._file, None
         try:
-            if lines is not None:
-                lines.close()
+            if file is not None:
+                file.close()
         finally:
             loggers, self.loggers = self.loggers, []
             for logger in loggers:
@@ -160,4 +228,5 @@ def _safetensors(tensors: Mapping[str, torch.Tensor | np.ndarray]) -> bytes:
     from safetensors.torch import save
 
     # Copies: the format refuses tensors that share memory, as views of one flat vector do
-    return save({name: torch.as_tensor(part).detach().cpu().contiguous().clone() for name, part in tensors.items()})
+    copies = {name: torch.as_tensor(part).detach().cpu().contiguous().clone() for name, part in tensors.items()}
+    return save(copies, {"order": json.dumps(list(copies))})

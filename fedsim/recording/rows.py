@@ -9,6 +9,7 @@ bytes_up, bytes_down and seconds are totals since the run began.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from array import array
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.errors import ConfigError
+from fedsim.reading import read_file
 from fedsim.recording.files import finite
 
 if TYPE_CHECKING:
@@ -69,6 +71,14 @@ class Rows:
 
         return pd.DataFrame(self.columns()).astype(_TYPES)
 
+    def sha256(self) -> str:
+        """SHA-256 of all rows in order, times aside: `clock`, and the metrics whose name starts with "seconds"."""
+        digest = hashlib.sha256()
+        for round, scope, node, metric, value in zip(self.round, self.scope, self.node, self.metric, self.value, strict=True):
+            if not metric.startswith("seconds"):
+                digest.update(f"{round} {scope} {node} {metric} {value.hex()}\n".encode())
+        return digest.hexdigest()
+
     def parquet(self) -> bytes:
         """All rows as a Parquet file."""
         import pyarrow as pa
@@ -115,18 +125,25 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _read_lines(path: Path) -> Rows:
     try:
-        lines = path.read_bytes().split(b"\n")
+        content = read_file(path)
     except OSError as error:
         raise ConfigError("runs", str(path), f"a readable file of metric rows ({error.strerror})") from None
-    rows = Rows()
+    return parse_lines(content, path)
+
+
+def parse_lines(content: bytes, path: Path) -> Rows:
+    """The rows of JSON lines, the last one possibly cut off. path: where they are from, for the ConfigError where they cannot be read."""
+    rows, lines = Rows(), content.split(b"\n")
     for number, line in enumerate(lines):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             value = row["value"]
+            if not all(-(2**63) <= int(row.get(name, 0)) < 2**63 for name in ("round", "node")):
+                raise ValueError("a number out of range")
             rows.append({**row, "value": float("nan") if value is None else value})  # float() reads "NaN" and "Infinity" too
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             if number < len(lines) - 1:  # the last line, if cut off, has no line end; anywhere else the file is damaged
                 raise ConfigError("runs", f"{path}:{number + 1}", f"a line of JSON with {', '.join(COLUMNS)} ({error})") from None
     return rows

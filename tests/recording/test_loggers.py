@@ -33,6 +33,31 @@ def test_tensorboard_holds_the_rows(tmp_path, nodes):
     assert found["server/accuracy"] == [(1, pytest.approx(0.1)), (2, pytest.approx(0.2))]
 
 
+def test_tensorboard_forgets_what_came_after_the_round_that_a_run_goes_on_from(tmp_path):
+    pytest.importorskip("tensorboard")
+    killed = Recorder(tmp_path, {}, [], [TensorBoard()])
+    killed.start()
+    killed.rows(ROWS)
+    killed.loggers[0].close()
+    again = Recorder(tmp_path, {}, [], [TensorBoard()])
+    again.resume(b"", 1)
+    again.rows([{**ROWS[2], "value": 0.5}])
+    again.finish({})
+    assert events(tmp_path / "tensorboard")["server/accuracy"] == [(1, pytest.approx(0.1)), (2, pytest.approx(0.5))]
+
+
+def test_a_logger_that_finds_no_space_does_not_end_the_run(capsys):
+    class Full(NoLogger):
+        def rows(self, rows):
+            raise OSError(28, "No space left on device")
+
+    recorder = Recorder(None, {}, [], [Full()])
+    recorder.start()
+    recorder.rows(ROWS)
+    assert len(recorder.table()) == len(ROWS)
+    assert capsys.readouterr().err == "fedsim: Full could not write its rows (No space left on device); they are missing there\n"
+
+
 def test_missing_package_names_the_logger_and_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:

@@ -194,6 +194,37 @@ def test_damaged_parquet_falls_back_to_lines_or_is_named(tmp_path):
         read_table(tmp_path)
 
 
+def test_the_sha256_of_rows_leaves_times_out_and_nothing_else():
+    def digest(*rows):
+        recorder = started(None)
+        recorder.rows(rows)
+        return recorder.sha256()
+
+    row, seconds = ROWS[0], {**ROWS[0], "metric": "seconds_evaluating"}
+    same = digest(row)
+    assert digest({**row, "clock": 9.0}) == digest(seconds, row) == digest(row, {**seconds, "value": 1.0}) == same
+    others = [{"round": 1}, {"scope": "run"}, {"node": 2}, {"metric": "accuracy"}, {"value": row["value"] + 1e-15}, {"value": math.nan}]
+    assert len({same, digest(), digest(row, row), *(digest({**row, **other}) for other in others)}) == len(others) + 3
+
+
+def test_a_recorder_goes_on_from_the_rows_it_is_given(tmp_path):
+    first = started(tmp_path)
+    first.rows(ROWS[:2])
+    length, _ = first.on_disk()
+    first.rows(ROWS[2:])
+    first.fail(OSError("killed"))
+    lines = (tmp_path / "metrics.jsonl").read_bytes()
+    again = Recorder(tmp_path, {"seed": 3})
+    again.resume(lines[:length], 1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == lines[:length] and len(again.table()) == 2
+    again.rows(ROWS[2:])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == lines and again.sha256() == first.sha256()
+    states = [read_json(tmp_path / "status.json")["status"]]
+    again.interrupted("interrupted after round 4", 4)
+    state = read_json(tmp_path / "status.json")
+    assert [*states, state["status"], state["round"], state["started"]] == ["running", "interrupted", 4, first._started]
+
+
 def test_run_without_evaluation(tmp_path):
     recorder = started(tmp_path)
     assert recorder.table().dtypes.equals(read_table(tmp_path).dtypes)

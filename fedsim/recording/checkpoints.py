@@ -1,0 +1,167 @@
+"""Checkpoints of a run: when they are due, which are kept, and which one a run goes on from.
+
+They are in the run folder, `checkpoints/round_000040.safetensors`: the arrays of `Rounds`, of the participation pattern and of the totals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fedsim.component import PositiveInt, component
+from fedsim.errors import ConfigError
+from fedsim.recording.checkpoint_file import BadCheckpoint, Facts, load, save
+from fedsim.recording.files import flat, plain, read_yaml, shown, sync_folder, why
+from fedsim.recording.recorder import CHECKPOINTS, ROWS, Recorder, versions
+
+FREE = (  # settings that change no result
+    *("engine", "logger", "progress", "checkpoint", "folder", "plots", "name", "sweep", "choices", "overrides"),
+    "data.root",
+)
+
+
+@component
+class Checkpoint:
+    """When a run with a folder writes checkpoints.
+
+    every: rounds between them (null: only when the run is interrupted); keep: how many of the newest stay.
+    """
+
+    every: PositiveInt | None = None
+    keep: PositiveInt = 2
+
+
+class Part(Protocol):
+    """What has a state that lasts between rounds."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays, which may be views of what changes."""
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a run goes on from. path; round: rounds done; arrays: by part and name; rows: what metrics.jsonl held."""
+
+    path: Path
+    round: int
+    arrays: dict[str, np.ndarray]
+    rows: bytes
+
+    def restore(self, parts: Mapping[str, Part]) -> None:
+        """Give every part its state. Raises ConfigError where they do not fit it: a class of the user's own was changed meanwhile."""
+        try:
+            for part, owner in parts.items():
+                start = f"{part}/"
+                owner.restore({name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)})
+        except (KeyError, ValueError, IndexError) as error:
+            raise ConfigError("resume", shown(self.path), f"its arrays do not fit ({type(error).__name__}: {error})") from error
+
+
+class Checkpoints:
+    """The checkpoints of one run. config: its settings; sizes: numbers of clients, receivers and parameters; last: round of the newest
+    checkpoint that is safe, 0: none."""
+
+    def __init__(self, settings: Checkpoint, folder: Path | None, config: Mapping[str, Any], sizes: dict[str, int]) -> None:
+        self.settings, self.folder, self.sizes, self.key = settings, folder, sizes, settings_key(config)
+        self.safe: list[Path] = []  # oldest first
+        self.last = 0
+
+    def due(self, round: int) -> bool:
+        """Whether a checkpoint is written after `round` rounds."""
+        return self.folder is not None and self.settings.every is not None and round % self.settings.every == 0
+
+    def write(self, round: int, parts: Mapping[str, Part], recorder: Recorder) -> None:
+        """Write a checkpoint, then remove the oldest. Where the disk refuses, say so and go on: the ones before stay."""
+        arrays = {f"{part}/{name}": array for part, owner in parts.items() for name, array in owner.state().items()}
+        path = Path(str(self.folder)) / CHECKPOINTS / f"round_{round:06d}.safetensors"
+        try:
+            length, digest = recorder.on_disk()
+            if not path.parent.exists():
+                path.parent.mkdir()
+                sync_folder(path.parent.parent)
+            save(path, arrays, Facts(round, self.key, length, digest, self.sizes, versions()))
+        except OSError as error:
+            before = f"that of round {self.last} stays" if self.last else "there is none before it"
+            what = f"{shown(path)} cannot be written ({why(error)}); {before}"
+            _say(f"{what}; the run goes on and tries again at the next one: make space, or make the folder writable")
+            return
+        self.last = round
+        self.safe = [each for each in self.safe if each != path] + [path]
+        while len(self.safe) > self.settings.keep:
+            with contextlib.suppress(OSError):
+                self.safe.pop(0).unlink(missing_ok=True)
+
+    def newest(self) -> Saved | None:
+        """The newest checkpoint that can be used, None where there are none at all; those that cannot are named on standard error.
+        Raises ConfigError where there are some, but none that can be used."""
+        folder = Path(str(self.folder))
+        found = sorted((folder / CHECKPOINTS).glob("round_*.safetensors"))
+        for place in reversed(range(len(found))):
+            try:
+                saved = self._read(found[place], folder / ROWS)
+            except BadCheckpoint as error:
+                _say(f"{shown(found[place])} is not used: {error}")
+                continue
+            self.safe, self.last = found[: place + 1], saved.round
+            return saved
+        if found:
+            raise ConfigError("resume", shown(folder), "none of its checkpoints can be used; without resume it starts from the beginning")
+        return None
+
+    def _read(self, path: Path, rows: Path) -> Saved:
+        arrays, facts = load(path)
+        if facts.settings != self.key:
+            raise BadCheckpoint("it is of a run with other settings")
+        if facts.sizes != self.sizes:
+            kept, here = (", ".join(f"{count} {name}" for name, count in sizes.items()) for sizes in (facts.sizes, self.sizes))
+            raise BadCheckpoint(f"it is of {kept}; here are {here}")
+        try:
+            with open(rows, "rb") as file:
+                before = file.read(facts.rows)
+        except OSError as error:
+            raise BadCheckpoint(f"{rows.name}, which it goes with, cannot be read ({why(error)})") from None
+        if len(before) != facts.rows or hashlib.sha256(before).hexdigest() != facts.rows_sha256:
+            raise BadCheckpoint(f"{rows.name} no longer holds the rows it goes with")
+        for package, version in versions().items():
+            if facts.versions.get(package) != version:
+                _say(f"{shown(path)} was written with {package} {facts.versions.get(package)}, here is {version}: the bytes may differ")
+        return Saved(path, facts.round, arrays, before)
+
+
+def settings_key(config: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings that say what a run computes."""
+    return hashlib.sha256(json.dumps(_telling(config), sort_keys=True).encode()).hexdigest()
+
+
+def refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError, naming the setting, if the run in `folder` has other settings than `config`."""
+    if not (folder / "config.yaml").is_file():
+        return
+    recorded = read_yaml(folder / "config.yaml")
+    if not isinstance(recorded, dict):
+        raise ConfigError("resume", str(folder / "config.yaml"), "a mapping of settings")
+    old, new = _telling(recorded), _telling(config)
+    for key in [*new, *old]:
+        if key not in old or key not in new or json.dumps(old[key]) != json.dumps(new[key]):
+            there = f"has {old[key]!r}" if key in old else "does not have it"
+            raise ConfigError(key, new.get(key), f"the run in {shown(folder)} {there}; accepted is the same, or another folder")
+
+
+def _telling(config: Mapping[str, Any]) -> dict[str, Any]:
+    named = {key: part for key, part in plain(config).items() if key not in FREE}
+    return {key: part for key, part in flat(named).items() if key not in FREE}
+
+
+def _say(line: str) -> None:
+    print(f"fedsim: {line}", file=sys.stderr, flush=True)
