@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from fedsim.algorithms.base import EVERYONE, Setting
+from fedsim.algorithms.base import EVERYONE, MIXING, Setting
 from fedsim.data.dataset import Dataset
 from fedsim.data.shards import Shards, holdout
 from fedsim.engine.task import Task
-from fedsim.errors import require
+from fedsim.errors import require, within_memory
 from fedsim.mixing import Metropolis
 from fedsim.models import build_model, check_model
 from fedsim.parameters import Layout
@@ -33,6 +34,7 @@ class Prepared:
     client_shards: Shards | None
 
 
+@within_memory()
 def prepare(simulation: Simulation) -> Prepared:
     """Load the data, cut it into shards, build the model and bind the patterns, before anything starts. Raises ConfigError."""
     s, place = simulation, simulation.protocol.place
@@ -76,6 +78,8 @@ def prepare(simulation: Simulation) -> Prepared:
         attackers=s.attack.attackers(s.seed, len(shards)),
         poisoned=_poisoned(s, dataset, shards),
     )
+    for metric in s.metrics:
+        metric.check(task)
     return Prepared(task, pattern, plan, client_shards)
 
 
@@ -98,12 +102,40 @@ def _check_fit(s: Simulation, plan: Plan) -> None:
     everyone = [name for name, averaging in s.client.channels.items() if averaging is EVERYONE]
     accepted = f"averages {everyone} over all clients, which only a server can; use protocol=server"
     require(s.protocol.place == "server" or not everyone, "client", type(s.client).__name__, accepted)
+    _check_mixing(s)
+    if s.protocol.place == "walk":
+        _check_walk(s)
     mixes = not (s.aggregator.rows and s.protocol.combine_first)
     accepted = f"mixes models by their weights before training, and {type(s.aggregator).__name__} has none; use adapt_then_combine"
     require(mixes, "protocol.order", "combine_then_adapt", accepted)
     lasting = plan.links is not None or not s.aggregator.remembers_links
     what = type(s.aggregator).__name__
     require(lasting, "aggregator", what, "remembers links, and this topology draws them afresh each round; use one that stays")
+
+
+def _check_mixing(s: Simulation) -> None:
+    """What rules ask of local steps, and of how models are mixed."""
+    rule, name, local = s.client, type(s.client).__name__, s.local
+    plain = local.optimizer == "sgd" and not (local.momentum or local.clip_norm)
+    accepted = "reads gradients off the distance gone; accepted are local.optimizer=sgd without momentum and clip_norm"
+    require(plain or not rule.plain_steps, "client", name, accepted)
+    mixed = [channel for channel, averaging in rule.channels.items() if averaging is MIXING]
+    accepted = f"mixes {mixed} with the neighbours', and a server mixes nothing; use protocol=gossip"
+    require(s.protocol.place == "graph" or not mixed, "client", name, accepted)
+    what = "divides what it sends, so that models need weights of their own; use client=push_sum (algorithm=push_sum), or another mixing"
+    require(rule.scaled or s.mixing is None or not s.mixing.column_stochastic, "mixing", type(s.mixing).__name__, what)
+    accepted = "compares models, and those of client=push_sum are scaled by weights of their own"
+    require(not rule.scaled or s.correction is None, "correction", type(s.correction).__name__, accepted)
+    require(not rule.scaled or not s.aggregator.rows, "aggregator", type(s.aggregator).__name__, accepted)
+
+
+def _check_walk(s: Simulation) -> None:
+    like = torch.zeros(1, 1)
+    for key, part, kept in (("client", s.client, s.client.init(like)), ("aggregator", s.aggregator, s.aggregator.init_memory(like))):
+        accepted = f"keeps {', '.join(kept)} at the client, and on a walk all that lasts goes with the token; use a server or a graph"
+        require(not kept, key, type(part).__name__, accepted)
+    require(s.correction is None, "correction", type(s.correction).__name__, "belongs to mixed models, and a walk mixes none; use none")
+    require(s.failures.policy != "drop", "failures.policy", "drop", "a token is not heard by anybody who could drop it; use refuse or keep")
 
 
 def _poisoned(s: Simulation, dataset: Dataset, shards: Shards) -> np.ndarray | None:

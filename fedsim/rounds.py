@@ -9,7 +9,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from fedsim.algorithms.base import COHORT, OTHERS, Averaging, Reports, RoundInfo
+from fedsim.algorithms.base import COHORT, MIXING, OTHERS, Averaging, Reports, RoundInfo
 from fedsim.attacks import Attack, NoAttack
 from fedsim.engine.base import Session
 from fedsim.engine.task import CANDIDATES, STATISTICS, EvaluateJob, MixJob, SumJob, Task, TrainJob
@@ -59,9 +59,12 @@ class Rounds:
             self.averaging[STATISTICS] = OTHERS
         arena = session.arena
         sent = {name: length * NUMBER for name, length in task.channels.items() if name not in task.rule.same_as}
-        self.payload = Payload(task.layout.size * NUMBER, sum(task.broadcast.values()) * NUMBER, sent)
+        sent["update"] = task.aggregator.sent(task.layout.size) * NUMBER
+        model = sent["update"] if task.place == "graph" else task.layout.size * NUMBER
         self.kept, self.reserved = KeptRows(task.keepers), 0
         self.client_arrays = [name for name in arena.specs if name.startswith("client/")]
+        carried = sum(arena.specs[name].shape[-1] for name in self.client_arrays) if task.place == "walk" else 0
+        self.payload = Payload(model, (sum(task.broadcast.values()) + carried) * NUMBER, sent)
         self.link_state = task.aggregator.init_links(plan.links) if plan.links is not None else {}
 
     def run(self, tick: Tick, rate: float) -> RoundReport:
@@ -97,24 +100,26 @@ class Rounds:
         examples = self.sizes[tick.cohort]
         steps = local_steps(examples, self.task.local)
         accumulated = self.task.local.make_optimizer().accumulated(steps, rate * self.task.rule.pull)
-        return Reports(examples, steps, rate, self.probability[tick.cohort], accumulated, norms)
+        return Reports(examples, steps, rate, self.probability[tick.cohort], accumulated, norms, tick.round, self.task.seed)
 
     def _coefficients(self, tick: Tick, reports: Reports) -> np.ndarray:
-        state = self.link_state if self.plan.links is not None else self.task.aggregator.init_links(tick.links)
+        state = self.link_state or self.task.aggregator.init_links(tick.links)  # links drawn afresh: what lasts is state per receiver
         values, self.link_state = self.task.aggregator.coefficients(tick.links, tick.heard, reports, state)
         return values
 
     def _weights(self, tick: Tick, values: np.ndarray) -> dict[str, csr_array]:
         """Per channel the coefficient matrix [r, S]."""
         heard, shape = tick.heard, (len(tick.receivers), len(tick.cohort))
-        return {
-            channel: tick.others
-            if averaging is OTHERS
-            else csr_array(
-                (values if averaging is COHORT else np.full(len(heard), 1 / self.task.members), (heard.row, heard.column)), shape=shape
-            )
-            for channel, averaging in self.averaging.items()
-        }
+
+        def matrix(averaging: Averaging) -> csr_array:
+            if averaging is OTHERS:
+                return tick.others
+            if averaging is MIXING:
+                return tick.base[:, tick.anchors]
+            weight = values if averaging is COHORT else np.full(len(heard), 1 / self.task.members)
+            return csr_array((weight, (heard.row, heard.column)), shape=shape)
+
+        return {channel: matrix(averaging) for channel, averaging in self.averaging.items()}
 
     def _info(self, tick: Tick, reports: Reports) -> RoundInfo:
         heard = np.bincount(tick.heard.row[~tick.heard.own], minlength=len(tick.receivers)).astype(np.float32)
@@ -175,7 +180,8 @@ class Rounds:
         mixed = self._total(len(groups))
         if rows:
             updates = torch.from_numpy(self.session.arena["message/update"][: len(tick.cohort)])
-            mixed["update"] = merged_rows(self.task.aggregator, updates, weights["update"], self._info(tick, reports), 0).unsqueeze(0)
+            info = self._info(tick, reports)
+            mixed["update"] = merged_rows(self.task.aggregator, updates, weights["update"], info, 0, tick.cohort).unsqueeze(0)
         self._server_step(tick, reports, mixed)
 
     def _server_step(self, tick: Tick, reports: Reports, mixed: dict[str, Tensor]) -> None:

@@ -12,7 +12,19 @@ import torch
 from torch import nn
 
 from fedsim import rng
-from fedsim.algorithms import ClientRule, FedAU, FedAvg, FedSpeed, VarianceCorrection
+from fedsim.algorithms import (
+    ClientRule,
+    FedAU,
+    FedAvg,
+    FedCM,
+    FedNova,
+    FedProx,
+    FedSam,
+    FedSmoo,
+    FedSpeed,
+    Scaffold,
+    VarianceCorrection,
+)
 from fedsim.component import Fraction, PositiveInt, component
 from fedsim.data.dataset import Dataset, DataSource, Split
 from fedsim.data.partition import Natural
@@ -172,6 +184,13 @@ def algorithms() -> dict[str, dict[str, Any]]:
         "fedspeed_active": {"client": FedSpeed(prox=1.0, mean_dual="active"), "aggregator": FedAvg(weighting="uniform")},
         "feddyn": {"client": FedSpeed(prox=1.0, radius=0.0), "aggregator": FedAvg(weighting="uniform")},
         "fedspeed_fedau": {"client": FedSpeed(prox=1.0), "aggregator": FedAU()},
+        "fedprox": {"client": FedProx(strength=1.0), "aggregator": FedAvg(weighting="size")},
+        "scaffold": {"client": Scaffold(), "aggregator": FedAvg(weighting="uniform")},
+        "fedgamma": {"client": Scaffold(radius=0.5), "aggregator": FedAvg(weighting="uniform")},
+        "fedcm": {"client": FedCM(share=0.3), "aggregator": FedAvg(weighting="uniform")},
+        "fedsam": {"client": FedSam(radius=0.5), "aggregator": FedAvg(weighting="uniform")},
+        "fedsmoo": {"client": FedSmoo(radius=0.5, prox=1.0), "aggregator": FedAvg(weighting="uniform")},
+        "fednova": {"aggregator": FedNova(weighting="size")},
         "gossip": {"aggregator": FedAvg(weighting="uniform"), **graph},
         "gossip_corrected": {"aggregator": FedAvg(weighting="uniform"), "correction": VarianceCorrection(), **graph},
         "gossip_corrected_uneven": {
@@ -182,6 +201,7 @@ def algorithms() -> dict[str, dict[str, Any]]:
         },
         "dpsgd": {"aggregator": FedAvg(weighting="uniform"), **graph, "protocol": Gossip(order="combine_then_adapt")},
         "fedau_gossip": {"aggregator": FedAU(), **graph},
+        "mofedsam_gossip": {"client": FedCM(share=0.3, radius=0.5), "aggregator": FedAvg(weighting="uniform"), **graph},
         "fedspeed_gossip": {"client": FedSpeed(prox=1.0, mean_dual="none"), "aggregator": FedAvg(weighting="uniform"), **graph},
         "fedspeed_gossip_active": {"client": FedSpeed(prox=1.0, mean_dual="active"), "aggregator": FedAvg(weighting="uniform"), **graph},
     }
@@ -230,8 +250,13 @@ class Ticks:
         return self.session.arena[self.rounds.receivers.models].copy()
 
     def array(self, name: str) -> np.ndarray:
-        """A copy of an array of the arena: "client/dual", ..."""
+        """A copy of an array of the arena: "shared/0/mean_dual", ..."""
         return self.session.arena[name].copy()
+
+    def kept(self, name: str) -> np.ndarray:
+        """What clients keep under a name ("rule.dual"), [N, length]; zeros for those who have not taken part."""
+        rows, stored = self.rounds.kept.row, self.session.arena[f"client/{name}"]
+        return np.where(rows[:, None] >= 0, stored[rows], 0)
 
 
 def dense_mixing(links: Links, heard: Heard | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -37,14 +37,16 @@ class Gradient(Protocol):
 
 class Averaging(Enum):
     """How a channel is averaged: by the aggregator's coefficients; as 1/N over all clients, absent ones counting as zero (a server only);
-    or equally over the senders that were heard other than the receiver itself."""
+    equally over the senders that were heard other than the receiver itself; or as models are mixed, whatever the aggregator (not at a
+    server, which mixes none)."""
 
     COHORT = "cohort"
     EVERYONE = "everyone"
     OTHERS = "others"
+    MIXING = "mixing"
 
 
-COHORT, EVERYONE, OTHERS = Averaging.COHORT, Averaging.EVERYONE, Averaging.OTHERS
+COHORT, EVERYONE, OTHERS, MIXING = Averaging.COHORT, Averaging.EVERYONE, Averaging.OTHERS, Averaging.MIXING
 
 
 def norm(x: Tensor) -> Tensor:
@@ -62,12 +64,14 @@ class LocalInfo:
     """What a client knows of its own work this round, one value a client ([1], or [C, 1] for a stack):
     steps: local steps K; rates: sum of the learning rates of those steps; examples: size of its shard.
 
-    fisher(x): diagonal of the Fisher information of its shard at x, float32 like x (one more pass over the shard).
+    start: where its local training started, [P]; fisher(x): diagonal of the Fisher information of its shard at x, float32 like x (one more
+    pass over the shard).
     """
 
     steps: Tensor
     rates: Tensor
     examples: Tensor
+    start: Tensor
     fisher: Callable[[Tensor], Tensor]
 
 
@@ -76,7 +80,8 @@ class Reports:
     """What is known of the senders that were heard or asked, in cohort order: examples: shard sizes [S]; steps: local steps [S];
     rate: the round's learning rate; probability: true participation probabilities [S]; accumulated: sum of the coefficients with which a
     client's gradients enter its update, in units of the rate [S] (steps for plain SGD; momentum and prox terms change it);
-    norms: Euclidean norms of the updates [S], None where messages are only summed (then weights are needed before training).
+    norms: Euclidean norms of the updates [S], None where messages are only summed (then weights are needed before training); round, seed:
+    keys of random draws.
     """
 
     examples: np.ndarray
@@ -85,6 +90,8 @@ class Reports:
     probability: np.ndarray
     accumulated: np.ndarray
     norms: np.ndarray | None = None
+    round: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,9 @@ class RoundInfo:
     """What receivers know of a round. receivers: their ids [r]; heard: number of senders each heard, itself aside where it is one, float32
     [r, 1]; members: clients with data; rate, steps: the learning rate, and the mean of the local steps of the cohort (0: nobody).
 
-    evaluate(models [m, P]) -> mean losses [m] and accuracies [m] on the validation split, for aggregators that declare `judges`.
+    senders: in `merge`, whose updates these are, ids int64 [H].
+    evaluate(updates [m, P]) -> mean losses [m] and accuracies [m] on the validation split of the server's model plus each of these, for
+    aggregators that declare `judges`.
     """
 
     round: int
@@ -103,6 +112,7 @@ class RoundInfo:
     rate: float
     steps: float
     evaluate: Callable[[Tensor], tuple[np.ndarray, np.ndarray]] | None = None
+    senders: np.ndarray | None = None
 
     def gaussian(self, like: Tensor) -> Tensor:
         """Standard normal draws [r, P] for the receivers, keyed by seed, round and receiver."""
@@ -110,17 +120,39 @@ class RoundInfo:
         return torch.from_numpy(np.stack(draws)).to(like)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """The run that an aggregator is to work in. place; rule: the clients' part; corrected: whether a correction is on; sampling: how
+    cohorts are drawn (`fedsim.participation.Pattern.sampling`); probability: true participation probabilities float64 [N], 0 for clients
+    without data; members: clients with data."""
+
+    place: Place
+    rule: ClientRule
+    corrected: bool
+    sampling: str
+    probability: np.ndarray
+    members: int
+
+
 class ClientRule:
     """What one client does in a round; the default is local SGD (FedAvg's client).
 
     plain_sgd: True declares that `start` and `direction` are the defaults, so that the update may be fused;
-    broadcasts: whether clients read the shared vectors, which are then sent with the model;
-    absorbs_update: whether `absorb` uses the mixed update by itself, which then travels beside the model over a graph.
+    broadcasts: whether clients read the shared vectors, or the names of those they read, which are then sent with the model;
+    absorbs_update: whether `absorb` uses the mixed update by itself, which then travels beside the model over a graph;
+    plain_steps: whether `finish` takes the distance x - info.start for the sum of the directions times the rate, which momentum, clipping
+    or another optimizer would make untrue (weight decay counts as part of the gradient);
+    scaled: whether receivers hold models times weights of their own, which `output` takes out: what mixing by `column_stochastic` weights
+    needs, and neither a correction nor an aggregator of rows can work on;
+    classifies: whether it needs labels that are classes.
     """
 
     plain_sgd: ClassVar[bool] = False
-    broadcasts: ClassVar[bool] = True
+    broadcasts: ClassVar[bool | tuple[str, ...]] = True
     absorbs_update: ClassVar[bool] = False
+    plain_steps: ClassVar[bool] = False
+    scaled: ClassVar[bool] = False
+    classifies: ClassVar[bool] = False
 
     @property
     def channels(self) -> dict[str, Averaging]:
@@ -180,20 +212,38 @@ class Aggregator:
 
     remembers_links: True if link state lasts between rounds, which a graph drawn afresh each round does not allow;
     rows: True if `merge` must see the single updates, not their weighted sum;
-    judges: True if `merge` evaluates models on the validation split (a server only).
+    judges: True if `merge` evaluates models on the validation split (a server only); classifies: whether it needs labels that are classes.
     """
 
     remembers_links: ClassVar[bool] = False
     rows: ClassVar[bool] = False
     judges: ClassVar[bool] = False
+    classifies: ClassVar[bool] = False
 
     @property
     def adds_updates(self) -> bool:
         """Whether `step` is base + mixed, so that over a graph a neighbour's model and update can travel as their sum."""
         return type(self).step is Aggregator.step
 
+    def sent(self, length: int) -> int:
+        """How many numbers a client sends of an update, or over a graph of a model, of this length."""
+        return length
+
     def check(self, place: Place) -> None:
         """Raise ConfigError if the aggregator does not work at this place."""
+
+    def bind(self, setting: Setting) -> Aggregator:
+        """The aggregator of a run: itself, or a copy that knows what it needs of the setting. Raise ConfigError if they do not fit."""
+        return self
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Facts worth a line in the summary of a run."""
+        return {}
+
+    def report(self, rounds: int) -> dict[str, float]:
+        """Values recorded with every evaluation, by metric name, after this number of rounds."""
+        return {}
 
     def init_links(self, links: Links) -> dict[str, np.ndarray]:
         """State per link [L] or per receiver [R]."""
@@ -227,6 +277,10 @@ class Aggregator:
     def step(self, base: Tensor, mixed: Tensor, state: State, info: RoundInfo) -> tuple[Tensor, State]:
         """The next model from the receivers' mixed models and the mixed updates."""
         return base + mixed, state
+
+    def output(self, model: Tensor, state: State) -> Tensor:
+        """The model that is evaluated and released, from the one the receiver holds and what it keeps."""
+        return model
 
 
 class Correction:

@@ -38,7 +38,7 @@ class FedSpeed(ClientRule):
     radius: rho; merge: alpha in [0, 1]; prox: lambda; mean_dual: whose duals the server adds.
     """
 
-    broadcasts: ClassVar[bool] = False  # the mean dual stays at the server
+    broadcasts: ClassVar[bool | tuple[str, ...]] = False  # the mean dual stays at the server
 
     radius: NonNegative = 0.1
     merge: Probability = 1.0
@@ -55,6 +55,10 @@ class FedSpeed(ClientRule):
         )
         accepted = f"more than half the learning rate (local.rate={rate}); up to it the prox term alone diverges"
         require(self.prox > rate / 2, "client.prox", self.prox, accepted)
+
+    @property
+    def pull(self):
+        return 1 / self.prox
 
     @property
     def channels(self):

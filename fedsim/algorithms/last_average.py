@@ -27,7 +27,7 @@ class LastAverage(FedAvg):
     every: PositiveInt = 10
 
     def init_receiver(self, x):
-        return {"latest": torch.zeros(len(x), self.count * x.shape[-1]), "steps": torch.zeros(len(x), 1)}
+        return {"latest": x.new_zeros(len(x), self.count * x.shape[-1]), "steps": x.new_zeros(len(x), 1)}
 
     @property
     def adds_updates(self):

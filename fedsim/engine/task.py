@@ -39,7 +39,7 @@ class Task:
 
     clients: N; members: those with data; receivers: R (a server: 1); place: server, graph or walk; rows: whether messages are kept as rows
     (always, but at a server that only sums); combine_first: models are mixed as they were before training (a correction then belongs to
-    the mixed model, before updates are added); poisoned: labels that training uses in place of the training split's, int64 [n], or None.
+    the mixed model, before updates are added); attackers: bool [N], or None for nobody; poisoned: labels that training uses in place of the training split's, int64 [n], or None.
     """
 
     dataset: Dataset
@@ -58,11 +58,18 @@ class Task:
     combine_first: bool
     seed: int
     device: str = "cpu"
+    attackers: np.ndarray | None = None
     poisoned: np.ndarray | None = None
 
     @property
     def classification(self) -> bool:
         return self.dataset.task == "classification"
+
+    @functools.cached_property
+    def honest(self) -> np.ndarray:
+        """Clients with data that do not attack, bool [N]: those whose models and data are what is measured."""
+        held = self.shards.sizes > 0
+        return held if self.attackers is None else held & ~self.attackers
 
     @property
     def sides(self) -> int:
@@ -81,6 +88,12 @@ class Task:
         if self.correction is not None:
             lengths[STATISTICS] = self.correction.statistics(torch.zeros(1, self.layout.size), self.layout).shape[-1]
         return lengths
+
+    @functools.cached_property
+    def broadcast(self) -> dict[str, int]:
+        """Length of every shared vector that is sent with the model."""
+        chosen, vectors = self.rule.broadcasts, self.rule.init_shared(torch.zeros(1, self.layout.size))
+        return {name: value.shape[-1] for name, value in vectors.items() if chosen is True or (chosen and name in chosen)}
 
     def fresh(self, anchor: Tensor) -> State:
         """What a client keeps before its first round, by name [C, length]."""
@@ -104,7 +117,7 @@ class Task:
         if self.releases:
             specs[OUTPUT] = ArraySpec((R, P))
         if self.aggregator.judges:
-            specs[CANDIDATES] = ArraySpec((2 * cohort, P), sparse=True)
+            specs[CANDIDATES] = ArraySpec((cohort, P), sparse=True)
         for name, value in self.fresh(like).items():
             specs[f"client/{name}"] = ArraySpec((self.keepers + cohort, value.shape[-1]), sparse=True)
         for channel, length in self.channels.items():
@@ -117,7 +130,7 @@ class Task:
     @property
     def releases(self) -> bool:
         """Whether what is evaluated and released differs from the models that receivers hold."""
-        return type(self.rule).output is not ClientRule.output
+        return type(self.rule).output is not ClientRule.output or type(self.aggregator).output is not Aggregator.output
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,7 @@ class TrainJob:
 
     def reads(self, task: Task, arena) -> dict[str, Rows]:
         anchors = np.unique(self.anchors)
-        shared = {name: anchors for name in arena.specs if name.startswith(f"shared/{self.side}/")}
+        shared = {f"shared/{self.side}/{name}": anchors for name in task.broadcast}
         known = np.unique(self.kept[self.kept >= 0])
         kept = {name: known for name in arena.specs if name.startswith("client/")}
         return {models(self.side): anchors, **shared, **kept}

@@ -114,12 +114,12 @@ class Worker:
     def _chunk(self, job: TrainJob, part: slice) -> tuple[Chunk, State]:
         """A chunk of a job's clients, and what its aggregator remembers of them."""
         task, clients, anchors = self.task, job.clients[part], job.anchors[part]
-        batches = draw_batches(task.shards, clients, task.local, task.seed, job.round)
+        keys = anchors if task.place == "walk" else clients  # tokens that meet at a client draw batches of their own
+        batches = draw_batches(task.shards, clients, task.local, task.seed, job.round, keys)
         rows = anchors[:1] if (anchors == anchors[0]).all() else anchors
         anchor = self._rows(models(job.side), rows).to(self.device).expand(len(clients), -1)
         prefix = f"shared/{job.side}/"
-        names = self.arena.named(prefix) if task.rule.broadcasts else ()
-        shared = {name: self._rows(prefix + name, rows).to(self.device) for name in names}
+        shared = {name: self._rows(prefix + name, rows).to(self.device) for name in task.broadcast}
         kept = self._kept(anchor, job.kept[part])
         state, memory, optimizer = (_named(kept, prefix) for prefix in (RULE, MEMORY, OPTIMIZER))
         sizes = task.shards.sizes[clients]
@@ -164,7 +164,7 @@ class Worker:
             heard = slice(matrix.indptr[row], matrix.indptr[row + 1])
             columns = matrix.indices[heard]
             updates = self._rows("message/update", columns) + torch.from_numpy(present[job.anchors[columns]] - present[receiver])
-            mixed[row] = merged_rows(self.task.aggregator, updates, matrix.data[heard], job.info, row)
+            mixed[row] = merged_rows(self.task.aggregator, updates, matrix.data[heard], job.info, row, job.anchors[columns])
         return mixed
 
     def _evaluate(self, job: EvaluateJob) -> tuple[np.ndarray, np.ndarray]:

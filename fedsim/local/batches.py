@@ -40,20 +40,25 @@ class Batches:
 RAGGED = 4  # shards so unequal that drawing them together would waste this factor are drawn one by one, with the same result
 
 
-def draw_batches(shards: Shards, clients: np.ndarray, settings: LocalTraining, seed: int, round: int) -> Batches:
-    """Batches of these clients (int64 [C], none with an empty shard) in one round: each epoch is a fresh permutation of the shard."""
+def draw_batches(
+    shards: Shards, clients: np.ndarray, settings: LocalTraining, seed: int, round: int, keys: np.ndarray | None = None
+) -> Batches:
+    """Batches of these clients (int64 [C], none with an empty shard) in one round: each epoch is a fresh permutation of the shard.
+    keys: what the draws are keyed by, int64 [C] (None: the clients)."""
+    keys = clients if keys is None else keys
     starts, sizes = shards.offsets[clients], shards.offsets[clients + 1] - shards.offsets[clients]
     steps, per_epoch = local_steps(sizes, settings), _steps_per_epoch(sizes, settings)
     each, width = -(-steps // per_epoch), int(sizes.max())
     epochs = int(each.max())
     if len(clients) > 1 and len(clients) * epochs * width > RAGGED * int((each * sizes).sum()):
-        return _joined([draw_batches(shards, client, settings, seed, round) for client in clients[:, None]])
+        alone = zip(clients[:, None], keys[:, None], strict=True)
+        return _joined([draw_batches(shards, client, settings, seed, round, key) for client, key in alone])
     outside = np.arange(width)[None, :] >= sizes[:, None]
     orders = []
     for epoch in range(epochs):
-        keys = rng.bits(seed, "batches", round, clients, width, stream=epoch)
-        keys[outside] = 1 << 32
-        orders.append(np.argsort(keys, axis=1, kind="stable"))
+        bits = rng.bits(seed, "batches", round, keys, width, stream=epoch)
+        bits[outside] = 1 << 32
+        orders.append(np.argsort(bits, axis=1, kind="stable"))
     order = np.stack(orders, axis=1)  # [C, epochs, width]
 
     step = np.arange(steps.max())[None, :]

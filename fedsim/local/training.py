@@ -12,6 +12,7 @@ from torch import Tensor
 from fedsim import rng
 from fedsim.algorithms.base import ClientRule, LocalInfo, State, norm
 from fedsim.local.batches import Batches
+from fedsim.local.optimizers import spatial_means
 from fedsim.local.settings import LocalTraining
 
 
@@ -20,8 +21,8 @@ class Chunk:
     """C clients about to train, stacked.
 
     seed, round, clients [C]: keys of random draws; batches: which examples in which step; examples: shard sizes [C]; anchor: models
-    received [C, P]; state: the rule's kept state, name -> [C, length]; optimizer_state: the optimizer's, empty if it starts afresh;
-    shared: vectors sent with the model, name -> [C, length] or [1, length].
+    received [C, P]; state: the rule's kept state, name -> [C, length]; local_state: what `LocalTraining.kept` kept, empty where all starts
+    afresh; shared: vectors sent with the model, name -> [C, length] or [1, length].
     """
 
     seed: int
@@ -31,7 +32,7 @@ class Chunk:
     examples: np.ndarray
     anchor: Tensor
     state: State
-    optimizer_state: State
+    local_state: State
     shared: State
 
 
@@ -59,7 +60,7 @@ class _BatchGradient:
 def train(
     chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kernel, rate: float
 ) -> tuple[dict[str, Tensor], State, State, Tensor]:
-    """Messages by channel [C, length], the rule's state and the optimizer's, to keep, and trained models [C, P].
+    """Messages by channel [C, length], the rule's state and that of local training, to keep, and trained models [C, P].
 
     rate: learning rate of this round.
     """
@@ -68,14 +69,17 @@ def train(
         return _train(chunk, rule, settings, kernel, rate)
     *found, x = _train(_reordered(chunk, order), rule, settings, kernel, rate)
     back = torch.from_numpy(np.argsort(order)).to(x.device)
-    messages, state, optimizer_state = ({name: value[back] for name, value in part.items()} for part in found)
-    return messages, state, optimizer_state, x[back]
+    messages, state, local_state = ({name: value[back] for name, value in part.items()} for part in found)
+    return messages, state, local_state, x[back]
 
 
 def _train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kernel, rate: float):
-    batches, state, optimizer = chunk.batches, dict(chunk.state), settings.optimizer
-    memory = dict(chunk.optimizer_state) or optimizer.init(chunk.anchor)
-    x = rule.start(chunk.anchor, state, chunk.shared).clone()
+    batches, state, optimizer = chunk.batches, dict(chunk.state), settings.make_optimizer()
+    memory = optimizer.init(chunk.anchor) | chunk.local_state
+    start = rule.start(chunk.anchor, state, chunk.shared)
+    if settings.relaxation and chunk.local_state:
+        start = torch.lerp(start, memory.pop("trained"), -settings.relaxation)
+    x = start.clone()
     fused = rule.plain_sgd and settings.plain and hasattr(kernel.gradient, "descend")
     for step in range(int(batches.steps.max())):
         active = int((batches.steps > step).sum())
@@ -95,18 +99,18 @@ def _train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kern
             direction = found
         if settings.clip_norm is not None:
             direction = direction * (settings.clip_norm / norm(direction).clamp_min(settings.clip_norm))
-        if settings.weight_decay:
+        if settings.weight_decay and settings.coupled:
             direction = direction + settings.weight_decay * now
         curvature = None
         if optimizer.curvature:
             signs = _signs(chunk, active, step, now)
-            curvature = grad.hvp(now, signs) * signs
+            curvature = spatial_means((grad.hvp(now, signs) * signs).abs(), kernel.gradient.layout)
         optimizer.step(now, direction, _first(memory, active), rate, curvature)
     steps = torch.from_numpy(batches.steps).to(x).unsqueeze(-1)
     examples = torch.from_numpy(chunk.examples).to(x).unsqueeze(-1)
-    info = LocalInfo(steps, steps * rate, examples, lambda point: kernel.fisher(point, chunk.clients))
+    info = LocalInfo(steps, steps * rate, examples, start, lambda point: kernel.fisher(point, chunk.clients))
     messages, state = rule.finish(x, chunk.anchor, state, chunk.shared, info)
-    return messages, state, memory if settings.keeps_state else {}, x
+    return messages, state, settings.kept(memory, x), x
 
 
 def _first(state: State, count: int) -> State:
@@ -128,7 +132,7 @@ def _weights(count: np.ndarray, width: int, like: Tensor) -> Tensor:
 def _reordered(chunk: Chunk, order: np.ndarray) -> Chunk:
     take = torch.from_numpy(order).to(chunk.anchor.device)
     batches = Batches(chunk.batches.index[order], chunk.batches.count[order], chunk.batches.steps[order])
-    state, optimizer_state = ({name: value[take] for name, value in part.items()} for part in (chunk.state, chunk.optimizer_state))
+    state, local_state = ({name: value[take] for name, value in part.items()} for part in (chunk.state, chunk.local_state))
     shared = {name: value if len(value) == 1 else value[take] for name, value in chunk.shared.items()}
     moved = {"clients": chunk.clients[order], "examples": chunk.examples[order], "anchor": chunk.anchor[take]}
-    return replace(chunk, batches=batches, state=state, optimizer_state=optimizer_state, shared=shared, **moved)
+    return replace(chunk, batches=batches, state=state, local_state=local_state, shared=shared, **moved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -32,8 +33,12 @@ class Pattern:
     """The cohorts of one run.
 
     probabilities: float64 [N], the true long-run share of rounds in which a client takes part; 0 for clients that are not eligible.
+    sampling: how cohorts are drawn, for those who account for it: everyone; fixed_size (every subset of one size equally likely);
+    independent (of each other and of the past, each with its probability); other.
     A subclass draws; what must outlive a checkpoint besides the round it adds to `state` and `restore`.
     """
+
+    sampling: ClassVar[Literal["everyone", "fixed_size", "independent", "other"]] = "other"
 
     def __init__(self, population: Population, seed: int, probabilities: np.ndarray | float) -> None:
         self.probabilities = np.where(population.eligible, probabilities, 0.0)

@@ -24,6 +24,8 @@ class _Bernoulli(Pattern):
     """Clients are sorted into buckets within a factor of two of their probability. In a bucket with largest probability q, candidates are
     found by geometric skips, each client being one with probability q, and kept with probability p_i / q."""
 
+    sampling = "independent"
+
     def __init__(self, population: Population, seed: int, probabilities: np.ndarray) -> None:
         super().__init__(population, seed, probabilities)
         clients = np.flatnonzero(self.probabilities)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 
-from fedsim.errors import ConfigError, require
+from fedsim.errors import ConfigError, reason, require
+from fedsim.reading import read_unpacked
 
 
 def read_table(path: str, key: str, columns: tuple[str, ...]) -> list[np.ndarray]:
@@ -16,11 +18,12 @@ def read_table(path: str, key: str, columns: tuple[str, ...]) -> list[np.ndarray
     import pandas  # slow to import
 
     accepted = f"a readable CSV or Parquet file with columns {', '.join(columns)}"
-    name = os.path.expanduser(path)
+    name = Path(os.path.expanduser(path))
     try:
-        table = pandas.read_parquet(name) if Path(name).suffix in (".parquet", ".pq") else pandas.read_csv(name, skipinitialspace=True)
+        content = io.BytesIO(read_unpacked(name))  # read here, since pandas would also follow web addresses
+        table = pandas.read_parquet(content) if name.suffix in (".parquet", ".pq") else pandas.read_csv(content, skipinitialspace=True)
     except Exception as error:  # pandas and pyarrow raise a dozen kinds on a damaged file
-        raise ConfigError(key, path, f"{accepted} ({str(error) or type(error).__name__})") from None
+        raise ConfigError(key, path, f"{accepted} ({reason(error)})") from None
     missing = [column for column in columns if column not in table.columns]
     require(not missing, key, path, f"{accepted}; {', '.join(missing)} is missing")
     require(len(table) > 0, key, path, f"{accepted} and at least one row")

@@ -19,6 +19,8 @@ class Full(Participation):
 
 
 class _Full(Pattern):
+    sampling = "everyone"
+
     def draw(self, round: int) -> np.ndarray:
         return np.flatnonzero(self.probabilities)
 
@@ -36,6 +38,8 @@ class Uniform(Participation):
 
 
 class _Uniform(Pattern):
+    sampling = "fixed_size"
+
     def __init__(self, population: Population, seed: int, size: int) -> None:
         self.clients = np.flatnonzero(population.eligible)
         self.size = size

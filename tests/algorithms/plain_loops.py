@@ -1,50 +1,16 @@
-"""Every algorithm once more, as a newcomer would write it: float64, one client after the other, dense matrices, full batches, a list of
-intervals for FedAU and the paper's g^ for FedSpeed. It shares data, shards, cohorts and first models with fedsim, and nothing else."""
+"""Rounds of every algorithm once more, as a newcomer would write them: float64, one client after the other, dense matrices, a list of
+intervals for FedAU. They share data, shards, cohorts, batches and first models with fedsim, and nothing else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from fedsim.algorithms import FedAU, FedSpeed
+from fedsim.algorithms import FedAU, FedNova, FedProx
 from fedsim.simulation import Simulation
+from tests.algorithms.plain_clients import Clients, method
 from tests.helpers import metropolis_matrix
-
-
-class Clients:
-    """Full-batch gradients and local training of single clients."""
-
-    def __init__(self, simulation: Simulation) -> None:
-        self.task, self.local = simulation.prepare().task, simulation.local
-        self.module, train = self.task.module.double(), self.task.dataset.train
-        shards = [self.task.shards.shard(client) for client in range(self.task.clients)]
-        self.examples = [len(shard) for shard in shards]
-        self.data = [(torch.from_numpy(train.x[shard]).double(), torch.from_numpy(train.y[shard])) for shard in shards]
-
-    def gradient(self, client: int, x: np.ndarray) -> np.ndarray:
-        at = torch.from_numpy(x).clone().requires_grad_()
-        inputs, labels = self.data[client]
-        outputs = torch.func.functional_call(self.module, self.task.layout.views(at), (inputs,))
-        torch.nn.functional.cross_entropy(outputs, labels).backward()
-        return at.grad.numpy()
-
-    def sgd(self, client: int, anchor: np.ndarray) -> np.ndarray:
-        x = anchor
-        for _ in range(self.local.steps):
-            x = x - self.local.rate * self.gradient(client, x)
-        return x
-
-    def fedspeed(self, client: int, anchor: np.ndarray, correction: np.ndarray, rule: FedSpeed) -> tuple[np.ndarray, np.ndarray]:
-        """The trained model and the new prox-correction g^, as in the paper's box."""
-        x = anchor
-        for _ in range(self.local.steps):
-            g = self.gradient(client, x)
-            peak = self.gradient(client, x + rule.radius * g / np.linalg.norm(g))
-            merged = (1 - rule.merge) * g + rule.merge * peak
-            x = x - self.local.rate * (merged - correction + (x - anchor) / rule.prox)
-        return x, correction - (x - anchor) / rule.prox
 
 
 @dataclass
@@ -65,57 +31,61 @@ class Intervals:
         return weight
 
 
+def work(simulation: Simulation, clients: Clients, client: int, round: int, rate: float) -> float:
+    """FedNova's amount of work in an update, in closed form: steps, or the sum of a geometric series with a prox term."""
+    steps = len(clients.batches(client, round))
+    pull = rate * simulation.client.strength if isinstance(simulation.client, FedProx) else 0.0
+    return (1 - (1 - pull) ** steps) / pull if pull else steps
+
+
+def rate_of(simulation: Simulation, round: int) -> float:
+    return simulation.local.rate * simulation.schedule.factor(round, simulation.rounds)
+
+
 def at_a_server(simulation: Simulation) -> np.ndarray:
     """The model [P] after all rounds."""
     clients, prepared, x = Clients(simulation), simulation.prepare(), first_models(simulation)[0]
-    number, p, aggregator, rule = clients.task.clients, prepared.pattern.probabilities, simulation.aggregator, simulation.client
+    number, p, aggregator = clients.task.clients, prepared.pattern.probabilities, simulation.aggregator
+    rule = method(simulation, clients, 1, len(x))
     counters = [Intervals(getattr(aggregator, "cutoff", None), []) for _ in range(number)]
-    corrections = np.zeros((number, len(x)))
     for round in range(simulation.rounds):
-        cohort = prepared.pattern.cohort(round)
+        cohort, rate = prepared.pattern.cohort(round), rate_of(simulation, round)
         omega = [counter.tick(client in cohort) for client, counter in enumerate(counters)]
-        following, total = x.copy(), sum(clients.examples[client] for client in cohort)
+        total = sum(clients.examples[client] for client in cohort)
+        updates, weights = np.zeros((number, len(x))), {}
         for client in cohort:
-            if isinstance(rule, FedSpeed):
-                trained, corrections[client] = clients.fedspeed(client, x, corrections[client], rule)
-            else:
-                trained = clients.sgd(client, x)
+            updates[client] = rule.train(client, 0, x, round, rate) - x
             form = "fedau" if isinstance(aggregator, FedAU) else aggregator.weighting
-            weight = {
+            weights[client] = {
                 "fedau": omega[client] / number,
                 "size": clients.examples[client] / max(total, 1),
                 "uniform": 1 / len(cohort),
                 "all": 1 / number,
                 "known_prob": 1 / (number * p[client]),
             }[form]
-            following += aggregator.rate * weight * (trained - x)
-        if isinstance(rule, FedSpeed) and rule.mean_dual == "everyone":
-            following -= rule.prox * corrections.mean(axis=0)
-        elif isinstance(rule, FedSpeed) and rule.mean_dual == "active" and len(cohort):
-            following -= rule.prox * corrections[cohort].mean(axis=0)  # the mean of x_i - lambda g^_i
-        x = following
+        if isinstance(aggregator, FedNova):
+            done = {client: work(simulation, clients, client, round, rate) for client in cohort}
+            common = sum(weights[client] * done[client] for client in cohort)
+            weights = {client: weights[client] * common / done[client] for client in cohort}
+        following = x + aggregator.rate * sum(weight * updates[client] for client, weight in weights.items())
+        x = following + rule.absorb(0, weights, updates, round, rate)
     return x
 
 
 def over_a_graph(simulation: Simulation) -> np.ndarray:
     """The nodes' models [N, P] after all rounds; Metropolis weights or own share, plain or FedAU's weights, with or without correction."""
     clients, prepared, X = Clients(simulation), simulation.prepare(), first_models(simulation)
-    nodes, rule, aggregator = len(X), simulation.client, simulation.aggregator
+    nodes, aggregator = len(X), simulation.aggregator
     adjacency = simulation.topology.adjacency(nodes, simulation.seed).toarray()
     nominal, share = metropolis_matrix(adjacency), getattr(simulation.mixing, "share", None)
     counters = {(r, s): Intervals(getattr(aggregator, "cutoff", None), []) for r in range(nodes) for s in range(nodes)}
-    corrections = np.zeros_like(X)
+    rule = method(simulation, clients, nodes, X.shape[1])
     for round in range(simulation.rounds):
-        cohort = prepared.pattern.cohort(round)
+        cohort, rate = prepared.pattern.cohort(round), rate_of(simulation, round)
         active = np.isin(np.arange(nodes), cohort)
-        trained, duals = X.copy(), np.zeros_like(X)
+        trained = X.copy()
         for node in cohort:
-            if isinstance(rule, FedSpeed):
-                trained[node], corrections[node] = clients.fedspeed(node, X[node], corrections[node], rule)
-                if rule.mean_dual == "active":
-                    duals[node] = -rule.prox * corrections[node]
-            else:
-                trained[node] = clients.sgd(node, X[node])
+            trained[node] = rule.train(node, node, X[node], round, rate)
         following = X.copy()
         for r in cohort:
             heard = np.flatnonzero(adjacency[r] & active)
@@ -127,9 +97,9 @@ def over_a_graph(simulation: Simulation) -> np.ndarray:
                 omega = np.array([counters[r, s].tick(bool(active[s])) for s in range(nodes)])
                 merge = nominal[r] * omega * active
             if simulation.protocol.order == "combine_then_adapt":
-                following[r] = w @ X + trained[r] - X[r]
-            else:
-                following[r] = w @ X + merge @ (trained - X + duals)
+                merge = (np.arange(nodes) == r).astype(float)
+            weights = {s: merge[s] for s in cohort if merge[s]}
+            following[r] = w @ X + merge @ (trained - X) + rule.absorb(r, weights, trained - X, round, rate)
             if simulation.correction is not None and len(heard):
                 following[r] = respread(following[r], trained[heard], clients.task.layout)
         X = following

@@ -4,11 +4,13 @@ import importlib
 import inspect
 import pkgutil
 
+import numpy as np
 import pytest
 import torch
 
 import fedsim.algorithms
-from fedsim.algorithms import Aggregator, ClientRule, FedSpeed, LocalInfo
+from fedsim.algorithms import Aggregator, ClientRule, FedCM, FedSmoo, FedSpeed, LocalInfo, Scaffold
+from fedsim.algorithms.base import RoundInfo
 
 for module in pkgutil.iter_modules(fedsim.algorithms.__path__):
     importlib.import_module(f"fedsim.algorithms.{module.name}")
@@ -24,6 +26,7 @@ def parts_of_fedsim(base):
 
 
 VARIANTS = [FedSpeed(mean_dual=whose, merge=merge) for whose in ("active", "none") for merge in (0.5, 1.0)]
+VARIANTS += [Scaffold(radius=0.2), FedCM(share=0.5, radius=0.2), FedSmoo(mean_dual="active", merge=0.5), FedSmoo(mean_dual="none")]
 RULES = [ClientRule(), *(cls() for cls in parts_of_fedsim(ClientRule)), *VARIANTS]
 AGGREGATORS = [Aggregator(), *(cls() for cls in parts_of_fedsim(Aggregator))]
 CLIENTS, SIZE, ROUNDS, STEPS, RATE = 4, 7, 3, 3, 0.1
@@ -43,6 +46,13 @@ CENTRES, SCALES = random(CLIENTS, SIZE, seed=1), 1 + random(CLIENTS, 1, seed=2).
 def gradient_of(rows):
     """The gradients of different functions at each row; works on [P] for one row and on [C, P] for many."""
     return lambda x: SCALES[rows] * (x - CENTRES[rows]) + torch.sin(3 * x)
+
+
+def round_info(rows, round):
+    """What receivers know, for receivers that are one row ([1], as rules for one vector see it) or several."""
+    receivers = np.arange(CLIENTS)[rows]
+    heard = torch.arange(1.0, CLIENTS + 1, dtype=torch.float64).unsqueeze(-1)[rows]
+    return RoundInfo(round, 0, np.atleast_1d(receivers), heard, CLIENTS, RATE, STEPS)
 
 
 class Watch:
@@ -68,17 +78,21 @@ def play(rule, rows):
     for round in range(ROUNDS):
         anchor = random(CLIENTS, SIZE, seed=10 + round)[rows]
         watch = Watch(anchor=anchor, state=state, shared=shared)
-        x = rule.start(anchor, state, shared).clone()
+        start = rule.start(anchor, state, shared)
+        x = start.clone()
         for _ in range(STEPS):
-            here = Watch(x=x)
+            here = Watch(x=x, state=state)
             step = rule.direction(gradient_of(rows), x, anchor, state, shared)
             here.check()
+            if isinstance(step, tuple):
+                step, state = step
             x = x - RATE * step
         one = torch.ones_like(x[..., :1])
-        messages, after = rule.finish(x, anchor, state, shared, LocalInfo(STEPS * one, STEPS * RATE * one, 20 * one))
+        info = LocalInfo(STEPS * one, STEPS * RATE * one, 20 * one, start, lambda point: 1 + point.square())
+        messages, after = rule.finish(x, anchor, state, shared, info)
         messages |= {channel: messages[source] for channel, source in rule.same_as.items()}
         assert messages.keys() == rule.channels.keys() and after.keys() == rule.init(x0).keys()
-        new_shared, addition = rule.absorb(shared, messages)
+        new_shared, addition = rule.absorb(shared, messages, round_info(rows, round))
         assert new_shared.keys() == rule.init_shared(x0).keys()
         watch.check()
         state, shared = after, new_shared
@@ -100,24 +114,28 @@ def test_a_stack_of_clients_is_each_client_alone(part):
 
 
 @named([rule for rule in RULES if rule.plain_sgd])
-def test_a_rule_that_declares_plain_sgd_defines_nothing_else(part):
-    hooks = ("start", "direction", "finish")
+def test_a_rule_that_declares_plain_sgd_has_no_steps_of_its_own(part):
+    hooks = ("start", "direction")
     assert all(getattr(type(part), hook) is getattr(ClientRule, hook) for hook in hooks)
 
 
 @named(AGGREGATORS)
 def test_aggregators_step_row_by_row_and_change_nothing_in_place(part):
-    base, mixed = random(CLIENTS, SIZE, seed=4), random(CLIENTS, SIZE, seed=5)
-    state = part.init_receiver(base)
-    watch = Watch(base=base, mixed=mixed, state=state)
-    following, after = part.step(base, mixed, state)
-    watch.check()
-    assert after.keys() == state.keys() and (following - base).abs().max() > 0
-    for row in range(CLIENTS):
-        alone = part.step(base[row], mixed[row], part.init_receiver(base[row]))
-        torch.testing.assert_close(alone, (following[row], pick(after, row)), rtol=1e-12, atol=1e-12)
+    models = random(CLIENTS, SIZE, seed=4)
+    state, singles = part.init_receiver(models), [part.init_receiver(models[row : row + 1]) for row in range(CLIENTS)]
+    for round in range(ROUNDS):
+        base, mixed = models, random(CLIENTS, SIZE, seed=5 + round)
+        watch = Watch(base=base, mixed=mixed, state=state)
+        models, after = part.step(base, mixed, state, round_info(slice(None), round))
+        watch.check()
+        assert after.keys() == state.keys() and (models - base).abs().max() > 0
+        for row in range(CLIENTS):
+            one = slice(row, row + 1)
+            alone, singles[row] = part.step(base[one], mixed[one], singles[row], round_info(one, round))
+            torch.testing.assert_close((alone, singles[row]), (models[one], pick(after, one)), rtol=1e-12, atol=1e-12)
+        state = after
 
 
 def test_the_rules_of_the_package_were_found():
-    assert {"FedSpeed", "Sgd"} <= {cls.__name__ for cls in parts_of_fedsim(ClientRule)}
-    assert {"FedAU", "FedAvg"} <= {cls.__name__ for cls in parts_of_fedsim(Aggregator)}
+    assert {"FedCM", "FedProx", "FedSam", "FedSmoo", "FedSpeed", "Scaffold", "Sgd"} <= {cls.__name__ for cls in parts_of_fedsim(ClientRule)}
+    assert {"FedAU", "FedAvg", "FedNova"} <= {cls.__name__ for cls in parts_of_fedsim(Aggregator)}

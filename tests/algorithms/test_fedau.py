@@ -10,7 +10,7 @@ from fedsim.protocols import Gossip, Server
 from fedsim.topology import BarabasiAlbert, Ring, Star
 from tests.helpers import Cohorts, blobs_simulation, quadratic_run, tick_of
 
-NOTHING = Reports(np.zeros(0), np.zeros(0), 0.1, np.zeros(0))  # FedAU looks at no report
+NOTHING = Reports(np.zeros(0), np.zeros(0), 0.1, np.zeros(0), np.zeros(0))  # FedAU looks at no report
 CUTOFFS = [None, 1, 2, 3, 7, 50]
 
 

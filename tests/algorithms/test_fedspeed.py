@@ -8,7 +8,7 @@ from fedsim.algorithms import FedAvg, FedSpeed
 from fedsim.local.batches import draw_batches
 from fedsim.local.gradients import DenseGradient
 from fedsim.local.settings import LocalTraining
-from fedsim.local.training import Chunk, train
+from fedsim.local.training import Chunk, Kernel, train
 from fedsim.models import build_model
 from fedsim.parameters import Layout, flat_parameters
 from fedsim.participation import Bernoulli
@@ -62,8 +62,8 @@ def test_the_mean_dual_is_the_mean_of_the_stored_duals():
     with Ticks(blobs_simulation(8, client=client, participation=Bernoulli(probability=0.4), aggregator=UNIFORM, seed=3)) as ticks:
         for _ in range(8):
             ticks.run()
-            mean = ticks.array("client/dual").mean(axis=0, dtype=np.float64)  # those never heard count as zero
-            np.testing.assert_allclose(ticks.array("shared/mean_dual")[0], mean, atol=1e-6)
+            mean = ticks.kept("rule.dual").mean(axis=0, dtype=np.float64)  # those never heard count as zero
+            np.testing.assert_allclose(ticks.array("shared/0/mean_dual")[0], mean, atol=1e-6)
         assert np.abs(mean).max() > 0.01
 
 
@@ -129,6 +129,9 @@ def test_the_correction_is_an_exponential_average_of_merged_gradients(merge):
         seen.append(gradients.clone())
         return gradients
 
+    def no_fisher(x, clients):
+        raise AssertionError("FedSpeed asks for no Fisher information")
+
     def examples_of(index):
         return torch.from_numpy(task.dataset.train.x).double()[index], torch.from_numpy(task.dataset.train.y)[index]
 
@@ -136,8 +139,9 @@ def test_the_correction_is_an_exponential_average_of_merged_gradients(merge):
     batches, random = draw_batches(task.shards, clients, simulation.local, 0, 0), torch.Generator().manual_seed(0)
     anchor = flat_parameters(module).double().expand(3, -1)
     old = 0.1 * torch.randn(anchor.shape, generator=random, dtype=torch.float64)
-    chunk = Chunk(batches, task.shards.sizes[clients], anchor, {"dual": old}, {"mean_dual": torch.zeros_like(anchor[:1])})
-    _, state, _ = train(chunk, rule, simulation.local, recording, examples_of, rate)
+    shared = {"mean_dual": torch.zeros_like(anchor[:1])}
+    chunk = Chunk(0, 0, clients, batches, task.shards.sizes[clients], anchor, {"dual": old}, {}, shared)
+    _, state, _, _ = train(chunk, rule, simulation.local, Kernel(recording, examples_of, no_fisher), rate)
 
     assert len(set(batches.steps)) > 1 and len(seen) == 2 * batches.steps.max()
     for client, steps in enumerate(batches.steps):

@@ -94,6 +94,23 @@ def test_kernels_agree_with_backward(model, kernel, task):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("classification", [True, False], ids=["classification", "regression"])
+@pytest.mark.parametrize(("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value))
+def test_hessian_vector_products_agree_with_double_backward(model, kernel, classification):
+    module, x, inputs, targets, weights = batch(model, 3, classification)
+    layout, rows = Layout.of(module), []
+    vector = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    for c, count in enumerate(COUNTS):
+        at = x[c].clone().requires_grad_()
+        outputs = torch.func.functional_call(module, layout.views(at), (inputs[c, :count],))
+        loss = F.cross_entropy(outputs, targets[c, :count]) if classification else F.mse_loss(outputs, targets[c, :count])
+        (gradient,) = torch.autograd.grad(loss, at, create_graph=True)
+        rows.append(torch.autograd.grad(gradient @ vector[c], at)[0])
+    found = kernel(module, layout, classification).hvp(x, vector, inputs, targets, weights)
+    assert torch.stack(rows).abs().amax(dim=1).min() > 1e-4
+    torch.testing.assert_close(found, torch.stack(rows), rtol=1e-8, atol=1e-11)
+
+
 @pytest.mark.parametrize("classification", [True, False])
 @pytest.mark.parametrize("model", DENSE)
 def test_fused_descent_is_a_step_along_the_gradient(model, classification):
