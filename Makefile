@@ -1,6 +1,7 @@
 # make run    install into .venv and run the main job
 # make test   install and run all tests
 # make lint   style and types
+# make golden measure the golden curves of the tests anew, and say what moved
 # make clean  remove what these leave behind
 #
 # PYTHON=python3.12      another interpreter (3.11 or later) for a new environment
@@ -21,7 +22,7 @@ PIP_INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_
 TORCH = torch==$(shell sed -n 's/^torch==//p' requirements.lock)
 INSTALLED = $(VENV)/.installed
 
-.PHONY: run test lint install clean
+.PHONY: run test lint golden install clean
 
 run: install
 	$(RUN)
@@ -33,6 +34,9 @@ lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+golden: install
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.convergence.rewrite
 
 install: $(INSTALLED)
 

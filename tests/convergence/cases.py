@@ -45,9 +45,21 @@ for algorithm in OVER_GRAPH:
         CASES[f"graph-{algorithm}-{pattern}"] = [f"algorithm={algorithm}", *PATTERNS[pattern], *SHORT]
 for algorithm in ("fedau", "median", "fedprox", "fedcm"):  # the same definitions over a graph
     CASES[f"graph-{algorithm}-bernoulli"] = [f"algorithm={algorithm}", "protocol=gossip", *PATTERNS["bernoulli"], *SHORT]
-for optimizer in ("adam", "adamw", "adahessian"):
-    CASES[f"server-{optimizer}-uniform"] = [f"local.optimizer={optimizer}", "local.rate=0.01", *PATTERNS["uniform"], *SHORT]
-
+for name, overrides in {
+    "adam": ["local=adam"],
+    "adamw": ["local=adam", "local.optimizer=adamw", "local.weight_decay=0.01"],
+    "adahessian": ["local=adahessian"],
+}.items():
+    CASES[f"server-{name}-uniform"] = [*overrides, *PATTERNS["uniform"], *SHORT]
+for algorithm in ("srrw", "srrw_history"):
+    CASES[f"walk-{algorithm}-full"] = [
+        f"algorithm={algorithm}",
+        "protocol.tokens=8",
+        *PATTERNS["full"],
+        *SHORT,
+        "rounds=120",
+        "evaluation.every=20",
+    ]
 for schedule in ("linear", "cosine"):
     CASES[f"server-{schedule}-uniform"] = [f"schedule={schedule}", *PATTERNS["uniform"], *SHORT]
 
