@@ -59,9 +59,9 @@ def advance(
     return True
 
 
-def merged_rows(aggregator: Aggregator, updates: Tensor, weights: np.ndarray, info: RoundInfo, row: int) -> Tensor:
-    """What an aggregator that sees single updates [H, P] makes of them for one receiver, number `row` of the round's."""
+def merged_rows(aggregator: Aggregator, updates: Tensor, weights: np.ndarray, info: RoundInfo, row: int, senders: np.ndarray) -> Tensor:
+    """What an aggregator that sees single updates [H, P] of senders [H] makes of them for one receiver, number `row` of the round's."""
     if not len(updates):
         return torch.zeros(updates.shape[-1])
-    one = replace(info, receivers=info.receivers[row : row + 1], heard=info.heard[row : row + 1])
+    one = replace(info, receivers=info.receivers[row : row + 1], heard=info.heard[row : row + 1], senders=senders)
     return aggregator.merge(updates, torch.from_numpy(np.asarray(weights, np.float32)), one)

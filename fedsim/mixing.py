@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import numpy as np
 import scipy.sparse as sparse
 
@@ -13,30 +15,46 @@ class Mixing:
     """Mixing weights on a graph; rows of the mixing matrix sum to 1.
 
     A subclass gives the nominal weights of the links between two nodes; a node keeps the rest, and also what does not arrive.
+    directed: whether the weights make sense where links carry one way only; column_stochastic: columns sum to 1 in place of rows, and a
+    sender keeps what does not arrive elsewhere, so that nothing is lost; then only models that are divided by weights of their own
+    (`ClientRule.scaled`) can be mixed.
     """
 
+    directed: ClassVar[bool] = True
+    column_stochastic: ClassVar[bool] = False
+
     def neighbour_weights(self, receiver_degree: np.ndarray, sender_degree: np.ndarray) -> np.ndarray:
-        """Nominal weights of the links between two nodes: float64 [E], from the degrees at both ends, int64 [E] each."""
+        """Nominal weights of the links between two nodes: float64 [E], from how many nodes the receiver hears and how many the sender sends
+        to, int64 [E] each."""
         raise NotImplementedError("a mixing gives weights")
 
     def links(self, adjacency: sparse.csr_array) -> Links:
-        """One link per directed edge and one per node to itself. adjacency: bool [N, N], symmetric, no diagonal."""
+        """One link per directed edge and one per node to itself. adjacency: bool [N, N], receivers in rows, no diagonal."""
         nodes = adjacency.shape[0]
-        degree = np.diff(adjacency.indptr).astype(np.int64)
+        heard = np.diff(adjacency.indptr).astype(np.int64)
+        sent = np.bincount(adjacency.indices, minlength=nodes)
         closed = (adjacency + sparse.eye_array(nodes, dtype=bool, format="csr")).tocsr()
         closed.sort_indices()
-        receiver = np.repeat(np.arange(nodes), degree + 1)
+        receiver = np.repeat(np.arange(nodes), heard + 1)
         sender = closed.indices.astype(np.int64)
         own = receiver == sender
-        weight = self.neighbour_weights(degree[receiver], degree[sender])
-        return Links(nodes, nodes, receiver, sender, _keep_rest(weight, receiver, own, nodes), own)
+        weight = self.neighbour_weights(heard[receiver], sent[sender])
+        keeper = sender if self.column_stochastic else receiver
+        return Links(nodes, nodes, receiver, sender, _keep_rest(weight, keeper, own, nodes), own)
 
     def hear(self, links: Links, carried: np.ndarray) -> np.ndarray:
-        """Weights of the links that carried, float64 [carried.sum()], summing to 1 for each active receiver: weight that does not arrive
-        goes to the receiver itself. carried: bool [L]; a node's own link is carried where it is active, and a link to an inactive node
-        that is carried all the same is a ValueError."""
+        """Weights of the links that carried, float64 [carried.sum()], summing to 1 for each active receiver (column_stochastic: sender):
+        weight that does not arrive goes to the receiver (sender) itself. carried: bool [L]; a node's own link is carried where it is
+        active, and a link to an inactive node that is carried all the same is a ValueError."""
         receiver, own = _check(links, carried)
-        return _keep_rest(links.weight[carried], receiver, own, links.receivers)
+        keeper = links.sender[carried] if self.column_stochastic else receiver
+        return _keep_rest(links.weight[carried], keeper, own, links.receivers)
+
+
+def metropolis_weights(receiver_degree: np.ndarray, sender_degree: np.ndarray, offset: int = 1) -> np.ndarray:
+    """1 / (offset + max(d_i, d_j)), float64 [E] from degrees [E]: with offset 1 a node always keeps some of its own, with 0 these are the
+    steps of a Metropolis-Hastings walk with uniform target."""
+    return 1.0 / np.maximum(offset + np.maximum(receiver_degree, sender_degree), 1)
 
 
 @component
@@ -44,17 +62,30 @@ class Metropolis(Mixing):
     """1 / (1 + max(d_i, d_j)) for each neighbour j of i (Metropolis-Hastings). Symmetric and doubly stochastic, also when links fail in
     both directions at once."""
 
+    directed: ClassVar[bool] = False
+
     def neighbour_weights(self, receiver_degree: np.ndarray, sender_degree: np.ndarray) -> np.ndarray:
-        return 1.0 / (1 + np.maximum(receiver_degree, sender_degree))
+        return metropolis_weights(receiver_degree, sender_degree)
 
 
 @component
 class Uniform(Mixing):
     """1 / (d_i + 1) for each neighbour and itself. Doubly stochastic on regular graphs only: elsewhere the average drifts towards
-    nodes of high degree."""
+    nodes of high degree.
+
+    over: what d_i counts: all neighbours, so that a node keeps what absent ones would have given, or those that were heard in the round.
+    """
+
+    over: Literal["neighbours", "heard"] = "neighbours"
 
     def neighbour_weights(self, receiver_degree: np.ndarray, sender_degree: np.ndarray) -> np.ndarray:
         return 1.0 / (1 + receiver_degree)
+
+    def hear(self, links: Links, carried: np.ndarray) -> np.ndarray:
+        if self.over == "neighbours":
+            return super().hear(links, carried)
+        receiver, own = _check(links, carried)
+        return _keep_rest(1.0 / (1 + _arrived(receiver, own, links.receivers)), receiver, own, links.receivers)
 
 
 @component
@@ -69,8 +100,19 @@ class OwnShare(Mixing):
 
     def hear(self, links: Links, carried: np.ndarray) -> np.ndarray:
         receiver, own = _check(links, carried)
-        arrived = np.bincount(receiver[~own], minlength=links.receivers)[receiver]
+        arrived = _arrived(receiver, own, links.receivers)
         return _keep_rest((1.0 - self.share) / np.maximum(arrived, 1), receiver, own, links.receivers)
+
+
+@component
+class Push(Mixing):
+    """1 / (out + 1) of what a node has for each of the `out` nodes it sends to and for itself (push-sum). What a message would have carried
+    to a node that does not hear it stays with the sender."""
+
+    column_stochastic: ClassVar[bool] = True
+
+    def neighbour_weights(self, receiver_degree: np.ndarray, sender_degree: np.ndarray) -> np.ndarray:
+        return 1.0 / (1 + sender_degree)
 
 
 def _check(links: Links, carried: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +127,13 @@ def _check(links: Links, carried: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return receiver, own
 
 
-def _keep_rest(weight: np.ndarray, receiver: np.ndarray, own: np.ndarray, nodes: int) -> np.ndarray:
-    """The weights [L] with each own link's replaced by what the receiver's other links leave of 1."""
-    given = np.bincount(receiver, np.where(own, 0.0, weight), minlength=nodes)
-    return np.where(own, 1.0 - given[receiver], weight)
+def _arrived(receiver: np.ndarray, own: np.ndarray, nodes: int) -> np.ndarray:
+    """How many others the receiver of each link heard, int64 [L]."""
+    return np.bincount(receiver[~own], minlength=nodes)[receiver]
+
+
+def _keep_rest(weight: np.ndarray, keeper: np.ndarray, own: np.ndarray, nodes: int) -> np.ndarray:
+    """The weights [L] with each own link's replaced by what the other links of the same keeper [L] (the receiver or the sender of a link)
+    leave of 1."""
+    given = np.bincount(keeper, np.where(own, 0.0, weight), minlength=nodes)
+    return np.where(own, 1.0 - given[keeper], weight)

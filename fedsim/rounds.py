@@ -216,6 +216,18 @@ class Rounds:
         losses, hits = (np.concatenate([part[which] for part in parts]) / examples for which in (0, 1))
         return losses, hits
 
+    @property
+    def state_bytes(self) -> dict[str, int]:
+        """Bytes of what an algorithm remembers: at the clients that have any, per link, and at the receivers beside their models."""
+        arena = self.session.arena
+        kept = sum(arena.specs[name].shape[-1] * arena[name].itemsize for name in self.client_arrays)
+        vectors = {name: value for name, value in self.receivers.state().items() if name != "models"}
+        return {
+            "client_state_bytes": len(self.kept.owners) * kept,
+            "link_state_bytes": sum(array.nbytes for array in self.link_state.values()),
+            "receiver_state_bytes": sum(array.nbytes for array in vectors.values()),
+        }
+
     def state(self) -> dict[str, np.ndarray]:
         """Everything that lasts between rounds, by name; arrays may be views of what the next round changes."""
         owners = self.kept.owners

@@ -183,8 +183,9 @@ class Simulation:
                 if checkpoints.due(round + 1) or interruption.received:
                     checkpoints.write(round + 1, lasting, recorder)
                 interruption.check(round + 1)
-            models, lost = session.arena[rounds.receivers.released()].copy(), len(session.events)
-        return self._finish(task, recorder, book, models, status, reason, lost)
+            models = session.arena[rounds.receivers.released()].copy()
+            facts = {"workers_lost": len(session.events), **rounds.state_bytes}
+        return self._finish(task, recorder, book, models, status, reason, facts)
 
     def _first_models(self, task: Task) -> list[torch.Tensor]:
         """One initial model, or one for each node where they start differently."""
@@ -196,7 +197,7 @@ class Simulation:
         return first
 
     def _finish(
-        self, task: Task, recorder: Recorder, book: Book, models: np.ndarray, status: str, reason: str | None, workers_lost: int
+        self, task: Task, recorder: Recorder, book: Book, models: np.ndarray, status: str, reason: str | None, facts: dict[str, Any]
     ) -> Result:
         from fedsim.analysis.targets import rounds_to_target
 
@@ -205,7 +206,7 @@ class Simulation:
         model = {name: view.clone().contiguous() for name, view in task.layout.views(mean).items()}
         summary = {"status": status, "rounds": book.round, **book.totals()}
         summary |= {"parameters": task.layout.size, "clients": task.clients, "model_sha256": hashlib.sha256(models.tobytes()).hexdigest()}
-        summary |= {"metrics_sha256": recorder.sha256(), "workers_lost": workers_lost, **task.dataset.notes, **task.aggregator.notes}
+        summary |= {"metrics_sha256": recorder.sha256(), **facts, **task.dataset.notes, **task.aggregator.notes}
         if self.evaluation.target is not None:
             summary["target"] = self.evaluation.target
             summary["rounds_to_target"] = rounds_to_target(book.curve, self.evaluation.target) or "not reached"

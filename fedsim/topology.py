@@ -1,9 +1,10 @@
-"""Who can talk to whom: undirected graphs over the clients as sparse matrices, and the spectral gap of their mixing matrices."""
+"""Who can talk to whom: graphs over the clients as sparse matrices, and the spectral gap of their mixing matrices. Here are the undirected
+ones; `fedsim.directed` has those whose links carry one way only."""
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import scipy.sparse as sparse
@@ -21,11 +22,14 @@ _DENSE_NODES = 500  # up to here all eigenvalues at once are quicker than the se
 
 @component
 class Topology:
-    """An undirected graph over N nodes.
+    """A graph over N nodes.
 
     allow_disconnected: accept a graph that falls into several parts, between which nothing is ever exchanged.
-    A subclass gives the edges; `fixed` is False where each round has a graph of its own.
+    A subclass gives the edges; `fixed` is False where each round has a graph of its own; `directed` says that edges are (sender, receiver)
+    and carry one way only.
     """
+
+    directed: ClassVar[bool] = False
 
     _: KW_ONLY
     allow_disconnected: bool = False
@@ -35,19 +39,25 @@ class Topology:
         return True
 
     def adjacency(self, nodes: int, seed: int, round: int = 0) -> sparse.csr_array:
-        """bool [N, N], symmetric, without diagonal, indices sorted. A random graph is keyed by (seed, "topology", round), with round 0
-        where the graph is fixed. Raises ConfigError where the settings do not fit N, and for a disconnected graph. Of graphs drawn
-        afresh each round only that of round 0 is held to be connected: a later one that falls apart for a round does no harm."""
-        edges = self.edge_list(nodes, derived_seed(seed, "topology", 0 if self.fixed else round))
+        """bool [N, N], receivers in rows and senders in columns, no diagonal, indices sorted; symmetric unless the graph is directed. A
+        random graph is keyed by (seed, "topology", round), with round 0 where the graph is fixed. Raises ConfigError where the settings do
+        not fit N, and for a disconnected graph (a directed one: where not everybody can reach everybody). Of graphs drawn afresh each round
+        only an undirected one of round 0 is held to be connected: a later one that falls apart for a round does no harm."""
+        _affordable(self, nodes, nodes)
+        edges = self.round_edges(nodes, seed, round)
         edges = edges[edges[:, 0] != edges[:, 1]]
-        row, column = np.concatenate([edges, edges[:, ::-1]]).T
+        column, row = (edges if self.directed else np.concatenate([edges, edges[:, ::-1]])).T
         matrix = sparse.coo_array((np.ones(len(row), dtype=bool), (row, column)), shape=(nodes, nodes)).tocsr()
         matrix.sort_indices()
-        if not self.allow_disconnected and (self.fixed or round == 0):
-            parts = sparse.csgraph.connected_components(matrix, directed=False, return_labels=False)
+        if not self.allow_disconnected and (self.fixed or (round == 0 and not self.directed)):
+            parts = sparse.csgraph.connected_components(matrix, directed=self.directed, connection="strong", return_labels=False)
             accepted = f"a connected graph; this one of {nodes} nodes falls into {parts} parts (true accepts it)"
             require(parts == 1, "topology.allow_disconnected", False, accepted)
         return matrix
+
+    def round_edges(self, nodes: int, seed: int, round: int) -> np.ndarray:
+        """The edges of a round, as `edge_list` gives them."""
+        return self.edge_list(nodes, derived_seed(seed, "topology", 0 if self.fixed else round))
 
     def edge_list(self, nodes: int, seed: int) -> np.ndarray:
         """The edges, int64 [E, 2], in any order and direction; repetitions and loops do not matter. Raises ConfigError."""
@@ -196,6 +206,7 @@ class StochasticBlocks(Topology):
 
     def edge_list(self, nodes: int, seed: int) -> np.ndarray:
         require(self.blocks <= nodes, "topology.blocks", self.blocks, f"at most the number of clients, {nodes}")
+        _affordable(self, nodes, self.blocks**2 / 2)  # networkx looks at each pair of blocks
         sizes = [nodes // self.blocks + (block < nodes % self.blocks) for block in range(self.blocks)]
         inside = sum(size * (size - 1) / 2 for size in sizes)
         _affordable(self, nodes, self.p_in * inside + self.p_out * (nodes * (nodes - 1) / 2 - inside))
@@ -226,7 +237,7 @@ class GraphFile(Topology):
 
 def second_largest_modulus(links: Links) -> float:
     """max(|lambda_2|, |lambda_N|) of the nominal mixing matrix W [N, N]: the factor by which one round of plain averaging shrinks the
-    distance from consensus (symmetric W), at worst. 0 for one node."""
+    distance from consensus (symmetric W), at worst. 0 for one node. Rows or columns of W sum to 1."""
     nodes = links.receivers
     matrix = sparse.csr_array((links.weight, (links.receiver, links.sender)), shape=(nodes, nodes))
     symmetric = abs(matrix - matrix.T).max() < 1e-12
@@ -237,7 +248,7 @@ def second_largest_modulus(links: Links) -> float:
 
     search = eigsh if symmetric else eigs
     start = np.random.Generator(np.random.Philox(0)).standard_normal(nodes)
-    # W - 11'/N has the eigenvalues of W with one eigenvalue 1 replaced by 0 (Brauer's theorem; rows of W sum to 1)
+    # W - 11'/N has the eigenvalues of W with one eigenvalue 1 replaced by 0 (Brauer's theorem; 1 is a right or left eigenvector of W)
     deflated = LinearOperator(matrix.shape, matvec=lambda x: matrix @ x - x.sum() / nodes, dtype=np.float64)
     try:
         found = search(deflated, k=2, which="LM", v0=start, ncv=60, maxiter=20, tol=1e-10, return_eigenvectors=False)

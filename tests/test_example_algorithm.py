@@ -10,8 +10,8 @@ import pytest
 import fedsim
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "examples" / "server_momentum"
-TINY = ["partition.clients=8", "participation.cohort=3", "rounds=4", "evaluation.every=4", "aggregator=server_momentum"]
+EXAMPLE = ROOT / "examples" / "server_nesterov"
+TINY = ["partition.clients=8", "participation.cohort=3", "rounds=4", "evaluation.every=4", "aggregator=server_nesterov"]
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def models(*overrides: str, config_dir: Path | None = EXAMPLE / "conf") -> np.nd
 
 def test_the_readme_shows_the_files_that_run_in_under_forty_lines() -> None:
     readme = (ROOT / "README.md").read_text()
-    files = [EXAMPLE / "server_momentum.py", EXAMPLE / "conf" / "aggregator" / "server_momentum.yaml"]
+    files = [EXAMPLE / "server_nesterov.py", EXAMPLE / "conf" / "aggregator" / "server_nesterov.yaml"]
     for file in files:
         assert file.read_text().strip() in readme
     assert sum(len(file.read_text().splitlines()) for file in files) < 40
@@ -36,14 +36,13 @@ def test_without_momentum_it_is_the_plain_mean() -> None:
     assert models("aggregator.momentum=0").tobytes() == plain.models.tobytes()
 
 
-def test_the_first_round_is_the_plain_mean_and_the_second_adds_the_velocity() -> None:
-    first, second = (models("aggregator.momentum=0.5", f"rounds={rounds}") for rounds in (1, 2))
-    plain = models("aggregator.momentum=0", "rounds=1")
-    assert first.tobytes() == plain.tobytes()
+def test_the_velocity_is_added_in_the_first_round_and_remembered_in_the_second() -> None:
+    """With mean updates D1 and D2 the models are x + (1 + b) D1, and then (1 + b) D2 + b^2 D1 more."""
     start = models("aggregator.momentum=0", "rounds=1", "local.rate=1e-30")
-    without = models("aggregator.momentum=0", "rounds=2")
-    # both second rounds start from the same model with the same cohort: they differ by half of the first round's mean update
-    np.testing.assert_allclose(second - without, 0.5 * (first - start), atol=1e-6)
+    plain, first = models("aggregator.momentum=0", "rounds=1"), models("aggregator.momentum=0.5", "rounds=1")
+    np.testing.assert_allclose(first - start, 1.5 * (plain - start), atol=1e-6)
+    second = models("aggregator.momentum=0.5", "rounds=2", "schedule=step", "schedule.every=1", "schedule.decay=1e-9")
+    np.testing.assert_allclose(second - first, 0.25 * (plain - start), atol=1e-6)  # a second round that hardly trains
 
 
 def test_it_runs_over_a_graph_without_another_line() -> None:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedsim.mixing as mixing
+from fedsim.directed import Exponential, RandomOut
 from fedsim.errors import ConfigError
-from fedsim.mixing import Metropolis, OwnShare, Uniform
+from fedsim.mixing import Metropolis, OwnShare, Push, Uniform
 from fedsim.topology import BarabasiAlbert, Complete, RandomRegular, Ring, Star, second_largest_modulus
 
 PATH = sparse.csr_array(np.array([[0, 1, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=bool))  # node 1 joined to 0, 2, 3
@@ -111,6 +112,52 @@ def test_own_share_divides_the_rest_over_what_arrived():
     np.testing.assert_allclose(matrix(links, rule.hear(links, carried), carried), expected, atol=1e-15)
     plain = OwnShare(share=0.0).links(PATH)
     np.testing.assert_allclose(matrix(plain)[1], [1 / 3, 0, 1 / 3, 1 / 3], atol=1e-15)
+
+
+def test_equal_weights_over_what_was_heard():
+    """Epidemic Learning's 1 / (r + 1), r the messages that arrived."""
+    rule, links = Uniform(over="heard"), Uniform().links(PATH)
+    active = np.array([True, True, True, False])
+    carried = carried_by(links, active)
+    expected = [[1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [0, 1 / 2, 1 / 2, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(matrix(links, rule.hear(links, carried), carried), expected, atol=1e-15)
+    np.testing.assert_array_equal(rule.hear(links, np.ones(len(links), bool)), links.weight)
+
+
+def test_a_sender_pushes_equal_shares_and_keeps_those_that_do_not_arrive():
+    links = Push().links(PATH)
+    np.testing.assert_allclose(
+        matrix(links), [[1 / 2, 1 / 4, 0, 0], [1 / 2, 1 / 4, 1 / 2, 1 / 2], [0, 1 / 4, 1 / 2, 0], [0, 1 / 4, 0, 1 / 2]]
+    )
+    active = np.array([True, True, True, False])
+    carried = carried_by(links, active)
+    heard = matrix(links, Push().hear(links, carried), carried)
+    np.testing.assert_allclose(heard, [[1 / 2, 1 / 4, 0, 0], [1 / 2, 1 / 2, 1 / 2, 0], [0, 1 / 4, 1 / 2, 0], [0, 0, 0, 0]])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), rate=st.floats(0, 1))
+def test_pushed_mass_is_conserved_on_directed_graphs(seed, rate):
+    random = np.random.default_rng(seed)
+    links = Push().links(RandomOut(degree=3).adjacency(20, seed))
+    np.testing.assert_allclose(matrix(links).sum(axis=0), 1, atol=1e-14)
+    active = random.random(20) < rate
+    carried = carried_by(links, active, lost=np.flatnonzero(random.random(len(links)) < 0.3))
+    weight = Push().hear(links, carried)
+    assert np.all(weight >= 0)
+    np.testing.assert_allclose(matrix(links, weight, carried).sum(axis=0), active.astype(float), atol=1e-14)
+
+
+def test_on_directed_graphs_rows_sum_to_one_where_receivers_weigh():
+    adjacency = RandomOut(degree=3).adjacency(15, 0)
+    for rule in (Uniform(), OwnShare(share=0.3)):
+        dense = matrix(rule.links(adjacency))
+        np.testing.assert_allclose(dense.sum(axis=1), 1, atol=1e-14)
+        np.testing.assert_array_equal(dense > 0, adjacency.toarray() | np.eye(15, dtype=bool))
+        assert np.abs(dense.sum(axis=0) - 1).max() > 0.1
+    dense = matrix(Uniform().links(Exponential(rotate=False).adjacency(16, 0)))
+    np.testing.assert_allclose([dense.sum(axis=0), dense.sum(axis=1)], 1)
+    assert not Metropolis().directed and second_largest_modulus(Push().links(adjacency)) < 1
 
 
 @pytest.mark.parametrize("rule", ALL, **ids)

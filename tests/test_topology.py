@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedsim.topology as topology
+from fedsim.config.building import locate
+from fedsim.directed import Exponential, RandomOut
 from fedsim.errors import ConfigError
 from fedsim.mixing import Metropolis, OwnShare, Uniform
 from fedsim.topology import (
@@ -132,6 +134,65 @@ def test_ten_thousand_nodes_stay_sparse():
     assert second_largest_modulus(links) == pytest.approx((1 + bound) / 9, abs=0.01)
 
 
+# --- Directed graphs -----------------------------------------------------------------------------------------------------------------
+
+
+def sends_to(adjacency, node):
+    return set(np.flatnonzero(adjacency.toarray()[:, node]).tolist())
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 8, 13])
+def test_exponential_graph_by_hand(nodes):
+    hops = [hop for hop in (1, 2, 4, 8) if hop < nodes]
+    every = Exponential(rotate=False).adjacency(nodes, 0)
+    for round in range(2 * len(hops)):
+        adjacency = Exponential().adjacency(nodes, 0, round)
+        assert adjacency.dtype == bool and adjacency.has_sorted_indices
+        for node in range(nodes):
+            assert sends_to(adjacency, node) == {(node + hops[round % len(hops)]) % nodes}
+            assert sends_to(every, node) == {(node + hop) % nodes for hop in hops}
+    assert Exponential(rotate=False).fixed and not Exponential().fixed
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 30), st.integers(1, 29), st.booleans(), st.integers(0, 3))
+def test_random_receivers_are_so_many_different_others(nodes, degree, per_round, seed):
+    kind = RandomOut(degree=degree, per_round=per_round)
+    if degree >= nodes:
+        with pytest.raises(ConfigError, match="topology.degree"):
+            kind.adjacency(nodes, seed)
+        return
+    adjacency = kind.adjacency(nodes, seed)
+    assert set(adjacency.sum(axis=0)) == {degree} and adjacency.diagonal().sum() == 0
+    if not per_round:
+        assert sparse.csgraph.connected_components(adjacency, connection="strong")[0] == 1
+
+
+def test_random_receivers_are_chosen_with_equal_chances():
+    kind, counts = RandomOut(degree=2, per_round=True), np.zeros((5, 5))
+    rounds = [kind.adjacency(5, 0, round).toarray() for round in range(2000)]
+    counts = np.sum(rounds, axis=0)
+    assert counts.diagonal().sum() == 0
+    others = counts[~np.eye(5, dtype=bool)]
+    assert np.abs(others - 1000).max() < 5 * np.sqrt(2000 / 4)
+    both = np.mean([graph[1, 0] & graph[2, 0] for graph in rounds])  # of six pairs one
+    assert abs(both - 1 / 6) < 5 * np.sqrt(5 / 36 / 2000)
+    assert not kind.fixed and (kind.adjacency(20, 0, 3) != kind.adjacency(20, 0, 3)).nnz == 0
+
+
+def test_a_directed_graph_in_which_not_all_reach_all_is_refused():
+    class OneWay(topology.Topology):
+        directed = True
+
+        def edge_list(self, nodes, seed):
+            return np.stack([np.arange(nodes - 1), np.arange(1, nodes)], axis=1)
+
+    with pytest.raises(ConfigError, match="falls into 5 parts"):
+        OneWay().adjacency(5, 0)
+    chain = OneWay(allow_disconnected=True).adjacency(3, 0)
+    np.testing.assert_array_equal(chain.toarray(), [[0, 0, 0], [1, 0, 0], [0, 1, 0]])  # receivers in rows
+
+
 # --- Spectra -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +254,7 @@ def test_refused_settings(build, key):
 def test_configuration_repeats_the_defaults(path):
     given = yaml.safe_load(path.read_text())
     required = {name: given.pop(name) for name, value in list(given.items()) if value == "???"}
-    if path.stem == "regular_per_round":
+    if path.stem.endswith("per_round"):
         required["per_round"] = given.pop("per_round")
-    cls = getattr(topology, given.pop("_target_").removeprefix("fedsim.topology."))
+    cls = locate(given.pop("_target_"), "topology._target_")
     assert path.read_text().startswith("# ") and cls(**given, **required) == cls(**required)

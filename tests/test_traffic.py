@@ -46,7 +46,7 @@ class Halved(Aggregator):
         ({"client": FedSpeed(mean_dual="active")}, P, P),
         ({"correction": VarianceCorrection()}, P + 2, P),
         ({"correction": VarianceCorrection(tensors="all")}, P + 4, P),
-        ({"local": LocalTraining(momentum=0.5, keep_momentum=True)}, P, P),
+        ({"local": LocalTraining(momentum=0.5, keep_optimizer=True)}, P, P),
     ],
 )
 def test_bytes_at_a_server_are_those_of_the_cohorts_messages(parts, up, down):

@@ -1,6 +1,6 @@
-"""FedAvgM: momentum at the server (Hsu, Qi, Brown, 2019, arXiv 1909.06335).
+"""Nesterov momentum at the server.
 
-    v <- beta v + mean of D;  x <- x + eta v
+    v <- beta v + mean of D;  x <- x + eta (mean of D + beta v)
 
 Symbols: D updates, v velocity, both [P]. An empty round counts as an update of zero. Over a graph each node keeps a velocity of its own.
 """
@@ -12,8 +12,8 @@ from fedsim.component import Fraction, Positive, component
 
 
 @component
-class ServerMomentum(Aggregator):
-    """Heavy ball on the mean update. momentum: beta in [0, 1); rate: eta."""
+class ServerNesterov(Aggregator):
+    """Nesterov's momentum on the mean update. momentum: beta in [0, 1); rate: eta."""
 
     momentum: Fraction = 0.9
     rate: Positive = 1.0
@@ -23,4 +23,4 @@ class ServerMomentum(Aggregator):
 
     def step(self, base, mixed, state, info):
         velocity = self.momentum * state["velocity"] + mixed
-        return base + self.rate * velocity, {"velocity": velocity}
+        return base + self.rate * (mixed + self.momentum * velocity), {"velocity": velocity}

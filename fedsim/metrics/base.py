@@ -37,6 +37,9 @@ class Look:
 class Metric:
     """One more thing to measure at every evaluation."""
 
+    def check(self, task: Task) -> None:
+        """Raise ConfigError if it cannot be measured in this run; asked before anything starts."""
+
     def measure(self, look: Look) -> dict[str, float]:
         """Values by metric name; recorded in the scope of the server's model, or of the mean model of a graph."""
         raise NotImplementedError("a metric measures")

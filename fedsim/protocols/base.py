@@ -16,11 +16,11 @@ from fedsim.links import Heard, Links
 class Tick:
     """The plan of one round.
 
-    cohort: clients that train, sorted int64 [S]; anchors: the receiver whose model each starts from [S]; receivers: those that step [r];
-    links: all links over which updates are merged; heard: those that carried; base: mixing matrix of the receivers' models [r, R], None:
-    each its own; others: [r, S], equal weights over the other senders heard, rows of zeros where there are none.
-    keepers: whose kept state each client trains with [S]: its own, or on a walk that of the token it holds.
-    """
+    cohort: clients that train, int64 [S], ascending, but on a walk, where it goes by token and a client may hold several; anchors: the
+    receiver whose model each starts from [S]; receivers: those that step [r]; links: all links over which updates are merged; heard: those
+    that carried; base: mixing matrix of the receivers' models [r, R], None: each its own; others: [r, S], equal weights over the other
+    senders heard, rows of zeros where there are none; keepers: whose kept state each client trains with [S]: its own, or on a walk that of
+    the token it holds."""
 
     round: int
     cohort: np.ndarray
@@ -30,10 +30,7 @@ class Tick:
     heard: Heard
     base: csr_array | None
     others: csr_array
-
-    @property
-    def keepers(self) -> np.ndarray:
-        return self.cohort
+    keepers: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ class Gossip(Protocol):
         require(
             topology is not None, "topology", None, "protocol=gossip needs a topology, such as topology=ring or topology=random_regular"
         )
+        what = f"{type(mixing).__name__} weights need a graph whose links carry both ways; use mixing=uniform, or algorithm=push_sum"
+        require(mixing.directed or not topology.directed, "mixing", type(mixing).__name__, what)
         return GossipPlan(clients, topology, mixing, self.combine_first, seed)
 
 
@@ -63,7 +65,7 @@ class GossipPlan(Plan):
         if self.combine_first:
             own = active[self.own_links.sender]
             links, heard = self.own_links, self._heard(self.own_links, own, position, np.ones(size))
-        return Tick(round, cohort, cohort, cohort, links, heard, base, others)
+        return Tick(round, cohort, cohort, cohort, links, heard, base, others, cohort)
 
     @staticmethod
     def _heard(links: Links, carried: np.ndarray, position: np.ndarray, weight: np.ndarray) -> Heard:

@@ -37,7 +37,8 @@ class ServerPlan(Plan):
         size = len(cohort)
         zeros, columns = np.zeros(size, np.int64), np.arange(size)
         heard = Heard(cohort, zeros, cohort, zeros, columns, np.full(size, 1 / max(size, 1)), np.zeros(size, bool))
-        return Tick(round, cohort, zeros, np.zeros(1, np.int64), self.links, heard, None, equal_weights(zeros, columns, (1, size)))
+        others = equal_weights(zeros, columns, (1, size))
+        return Tick(round, cohort, zeros, np.zeros(1, np.int64), self.links, heard, None, others, cohort)
 
     def traffic(self, tick: Tick, payload: Payload, merged: bool) -> tuple[int, int]:
         size = len(tick.cohort)
