@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsim.errors import within_memory
+
 SHARED_MEMORY = Path("/dev/shm")
 Rows = slice | np.ndarray
 
@@ -39,6 +41,7 @@ class Arena:
         self.specs = specs
         self.arrays = {name: self._make(name, spec) for name, spec in specs.items()}
 
+    @within_memory()
     def _make(self, name: str, spec: ArraySpec) -> np.ndarray:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
         return np.frombuffer(mmap.mmap(-1, max(spec.bytes, 1), flags=flags), spec.dtype, math.prod(spec.shape)).reshape(spec.shape)

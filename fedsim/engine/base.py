@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from fedsim.engine.arena import Arena
+from fedsim.engine.faults import LostWorker
 from fedsim.engine.task import Job, Task
 from fedsim.errors import require
 
@@ -16,13 +17,22 @@ class Session:
 
     A new engine makes an arena of `task.arrays()`, a `fedsim.engine.worker.Worker(task, arena)` wherever jobs shall run, and hands jobs to
     them. A worker that cannot map the driver's arena has one of its own: before a job it is given the rows that `job.reads` names, and
-    after it the rows that `job.writes` names are put back.
+    after it the rows that `job.writes` names are put back. No job reads what it or another one of the same call writes, so a job may be
+    run again when its worker was lost.
+
+    events: workers lost so far, in the order in which that was noticed.
     """
 
     arena: Arena
 
+    def __init__(self) -> None:
+        self.events: list[LostWorker] = []
+
     def run(self, jobs: Sequence[Job]) -> list:
-        """Run all jobs, in any order and anywhere; their results, in the order of the jobs. What they write is in the arena afterwards."""
+        """Run all jobs, in any order and anywhere; their results, in the order of the jobs. What they write is in the arena afterwards.
+
+        What a job raises is raised here. Raises MemoryError with advice where it was memory, WorkersLost where too many workers were lost.
+        """
         raise NotImplementedError("a session runs jobs")
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from fedsim.component import component
 from fedsim.engine.arena import Arena
 from fedsim.engine.base import Engine, Session
+from fedsim.engine.faults import SMALLER, memory_advice
 from fedsim.engine.task import Job, Task
 from fedsim.engine.worker import Worker
 
@@ -28,12 +29,14 @@ class InProcess(Engine):
 
 class InProcessSession(Session):
     def __init__(self, task: Task) -> None:
+        super().__init__()
         self.threads = torch.get_num_threads()
         self.arena = Arena(task.arrays())
         self.worker = Worker(task, self.arena)
 
     def run(self, jobs: Sequence[Job]) -> list:
-        return [self.worker.run(job) for job in jobs]
+        with memory_advice(SMALLER):
+            return [self.worker.run(job) for job in jobs]
 
     def close(self) -> None:
         self.arena.close()

@@ -9,7 +9,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,9 +17,9 @@ from torch import nn
 
 from fedsim.algorithms import FedAU, FedSpeed, VarianceCorrection
 from fedsim.engine import arena as arena_file
-from fedsim.engine import ray as ray_file
-from fedsim.engine.ray import Ray, RaySession
-from fedsim.engine.task import MixJob
+from fedsim.engine import ray_session as session_file
+from fedsim.engine.ray import Ray
+from fedsim.engine.ray_session import deal
 from fedsim.errors import ConfigError
 from fedsim.evaluation import Evaluation
 from fedsim.local import LocalTraining
@@ -34,7 +33,7 @@ SERVER = {  # vectors of every kind: kept state, momentum, shared vectors, two c
     "client": FedSpeed(),
     "aggregator": FedAU(),
     "participation": Bernoulli(probability=0.5),
-    "local": LocalTraining(steps=2, batch_size=4, rate=0.2, momentum=0.5, keep_momentum=True, clients_per_batch=1),
+    "local": LocalTraining(steps=2, batch_size=4, rate=0.2, momentum=0.5, keep_optimizer=True, clients_per_batch=1),
     "evaluation": Evaluation(every=3, clients=0.3),
     "metrics": [Objective()],
 }
@@ -50,7 +49,7 @@ GRAPH = {
 
 @pytest.fixture(autouse=True)
 def no_long_wait(monkeypatch):
-    monkeypatch.setattr(ray_file, "START_SECONDS", 60)
+    monkeypatch.setattr(session_file, "START_SECONDS", 60)
 
 
 def living_actors() -> list[str]:
@@ -108,7 +107,7 @@ class Fragile(nn.Linear):
 
 @pytest.mark.parametrize(("fault", "says"), [("raise", "no gradient today"), ("die", "died")])
 def test_a_job_that_fails_ends_the_run_and_leaves_nothing(ray_session, tmp_path, fault, says):
-    simulation = blobs_simulation(model=partial(Fragile, fault=fault), engine=Ray(), folder=tmp_path)
+    simulation = blobs_simulation(model=partial(Fragile, fault=fault), engine=Ray(restarts=0), folder=tmp_path)
     with pytest.raises(Exception, match=says) as error:
         simulation.run()
     assert isinstance(error.value, ArithmeticError) or fault == "die"
@@ -129,7 +128,7 @@ def test_shared_memory_that_is_too_small_is_said_and_leaves_nothing(ray_session,
 
 
 def test_workers_that_never_come_are_an_error(ray_session, monkeypatch):
-    monkeypatch.setattr(ray_file, "START_SECONDS", 2)
+    monkeypatch.setattr(session_file, "START_SECONDS", 2)
     monkeypatch.setattr(Ray, "_connect", lambda self: {"num_cpus": 50})
     with pytest.raises(TimeoutError, match=r"^no 2 workers within 2 s: "):
         blobs_simulation(engine=Ray()).run()
@@ -181,9 +180,11 @@ def join(address: str, folder: Path) -> str:
     return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-@pytest.mark.parametrize("address", [None, "nonsense"], ids=["nobody listens", "no address"])
-def test_a_cluster_that_does_not_answer_is_refused_soon(tmp_path, closed_port, address):
-    address = address or closed_port
+@pytest.mark.parametrize("address", ["{}", "ray://{}", "nonsense", "local", "auto"])
+def test_a_cluster_that_does_not_answer_is_refused_soon(tmp_path, closed_port, address, monkeypatch):
+    """`join` ends the process after a minute; by itself Ray would try for longer. "local" would be Ray's own, open session."""
+    monkeypatch.setenv("RAY_ADDRESS", closed_port)
+    address = address.format(closed_port)
     said = join(address, tmp_path / "run")
     assert said.startswith(f"engine.address='{address}': ") and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -211,12 +212,8 @@ def test_what_ray_needs_is_checked_before_anything_starts(monkeypatch):
 
 @given(costs=st.lists(st.floats(0.1, 100), max_size=30), workers=st.integers(1, 5))
 def test_jobs_are_dealt_once_each_and_longest_first(costs, workers):
-    session = RaySession.__new__(RaySession)
-    session.hosts = [None] * workers
-    jobs = [MixJob("", "", np.arange(1), np.arange(1), None, {}, np.ones(1), cost) for cost in costs]
-    order = sorted(range(len(jobs)), key=lambda j: -costs[j])
-    dealt, rest = session._deal(order, jobs)
-    assert sorted(sum(dealt, rest)) == list(range(len(jobs)))
+    dealt, rest = deal(costs, workers)
+    assert sorted(sum(dealt, rest)) == list(range(len(costs)))
     assert all(dealt) or not rest  # nobody waits while there is work
     longest_left = max((costs[j] for j in rest), default=0)
     assert all(costs[j] >= longest_left for mine in dealt for j in mine)

@@ -67,10 +67,10 @@ def test_state_is_kept_for_those_who_took_part_and_nobody_else():
     simulation = blobs_simulation(client=FedSpeed(), participation=Cohorts([1, 4], [4, 6], [0]))
     with Ticks(simulation) as ticks:
         ticks.run()
-        first = ticks.array("client/dual")
+        first = ticks.kept("rule.dual")
         ticks.run()
-        second = ticks.array("client/dual")
-        assert ticks.array("client_seen").tolist() == [0, 1, 0, 0, 1, 0, 1, 0]
+        second = ticks.kept("rule.dual")
+        assert (ticks.rounds.kept.row >= 0).tolist() == [False, True, False, False, True, False, True, False]
     assert np.flatnonzero(first.any(axis=1)).tolist() == [1, 4]
     assert np.flatnonzero(second.any(axis=1)).tolist() == [1, 4, 6]
     assert np.array_equal(second[1], first[1]) and not np.array_equal(second[4], first[4])
@@ -92,13 +92,13 @@ def test_first_participation_starts_from_the_rules_own_state():
     rule = Counting(mean_dual="none")
     with Ticks(blobs_simulation(client=rule, participation=Cohorts([0, 1], [1, 2], [1]))) as ticks:
         ticks.run(3)
-        assert ticks.array("client/dual")[:, 0].tolist() == [101, 103, 101, 0, 0, 0, 0, 0]
+        assert ticks.kept("rule.dual")[:, 0].tolist() == [101, 103, 101, 0, 0, 0, 0, 0]
 
 
 def test_momentum_is_kept_on_request():
     kept = []
     for keep in (True, False):
-        with Ticks(blobs_simulation(local=local(momentum=0.9, keep_momentum=keep), participation=Cohorts([3], [3]))) as ticks:
+        with Ticks(blobs_simulation(local=local(momentum=0.9, keep_optimizer=keep), participation=Cohorts([3], [3]))) as ticks:
             models = ticks.run(2)
             kept.append((list(ticks.session.arena.named("client/")), models))
     assert kept[0][0] == ["local.momentum"] and kept[1][0] == []
@@ -109,7 +109,7 @@ def test_threads_are_given_back(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     seen = []
-    monkeypatch.setattr(FedAvg, "step", lambda self, base, mixed, state: seen.append(torch.get_num_threads()) or (base, state))
+    monkeypatch.setattr(FedAvg, "step", lambda self, base, mixed, state, info: seen.append(torch.get_num_threads()) or (base, state))
     try:
         blobs_simulation(1).run()
         assert seen == [1] and torch.get_num_threads() == 2

@@ -43,7 +43,7 @@ def test_vectors_sent_in_calls_instead_of_shared_memory(name):
 
 KEPT = {
     "local": LocalTraining(
-        steps=None, epochs=1.5, batch_size=4, rate=0.1, momentum=0.9, keep_momentum=True, clip_norm=1.0, weight_decay=0.01
+        steps=None, epochs=1.5, batch_size=4, rate=0.1, momentum=0.9, keep_optimizer=True, clip_norm=1.0, weight_decay=0.01
     )
 }
 

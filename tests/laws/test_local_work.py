@@ -43,7 +43,7 @@ def test_stacking_clients_changes_rounding_only(name):
     """Unequal shards, step counts and states: one client a call, or eight."""
     cohorts, runs = Cohorts([0, 2, 3, 6], [1, 2, 3, 4, 7], [0, 5, 6, 7]), []
     for together in (1, 3, 8):
-        local = LocalTraining(steps=None, epochs=2, batch_size=3, rate=0.1, momentum=0.5, keep_momentum=True, clients_per_batch=together)
+        local = LocalTraining(steps=None, epochs=2, batch_size=3, rate=0.1, momentum=0.5, keep_optimizer=True, clients_per_batch=together)
         runs.append(blobs_simulation(3, local=local, participation=cohorts, **algorithms()[name]).run().models)
     np.testing.assert_allclose(runs[1], runs[0], atol=1e-5)
     np.testing.assert_allclose(runs[2], runs[0], atol=1e-5)
