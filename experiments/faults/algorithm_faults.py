@@ -87,7 +87,7 @@ FAULTS = [
         'return {"mean_dual": mean_dual}, shared["mean_dual"]',
         "server-fedspeed or server-feddyn",
     ),
-    algorithm("variance: target is the own variance", "variance", "share * own + (1 - share) * others", "own", "graph-vc_gossip"),
+    algorithm("variance: target is the own variance", "variance", "target = share * own", "target = own  # share * own", "graph-vc_gossip"),
     algorithm("variance: scale not rooted", "variance", "(wanted / variance).sqrt()", "(wanted / variance)", "graph-vc_gossip"),
     algorithm(
         "fedprox: pushes away", "fedprox", "grad(x) + self.strength * (x - anchor)", "grad(x) - self.strength * (x - anchor)", "fedprox"
