@@ -10,15 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from fedsim.errors import ConfigError, require
+from fedsim.errors import ConfigError, cut, one_line, require
+from fedsim.interruption import Interrupted
 
 USAGE = """\
 usage: fedsim COMMAND ...
 
   fedsim run [group=option] [group.setting=value] ...     one run
-  fedsim run -m algorithm=fedavg,fedau seed=0,1,2 ...     one run for each combination
+  fedsim run -m algorithm=fedavg,fedau seed=0,1,2 ...     one run for each combination; started again, it does what is missing
+  fedsim run resume=FOLDER [engine=... progress=...]      go on from a run's last checkpoint
   fedsim list [GROUP]                                     what there is to choose from
   fedsim compare FOLDER ...                               finished runs: table and curves
+  fedsim tune [key=value] ... --client-rates -2:0         step sizes for each algorithm, chosen on the validation split
   fedsim demo                                             five algorithms on digits, in two minutes
 
   fedsim run --help, fedsim compare --help and so on say more; fedsim --version; your own options: --config-dir FOLDER
@@ -26,7 +29,7 @@ usage: fedsim COMMAND ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code: 0, 1 for an error inside a run, 2 for what the user can mend, 130 when interrupted."""
+    """Run a command; its exit code: 0, 1 for an error inside a run, 2 for what the user can mend, 130 or 143 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # classes of the user's own, named by _target_
@@ -37,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except SystemExit as error:  # argparse and Hydra
         return error.code if isinstance(error.code, int) else 1 if error.code else 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:  # of a run: Interrupted, which knows more
+        print(error if isinstance(error, Interrupted) else "interrupted", file=sys.stderr)
+        return error.code if isinstance(error, Interrupted) else 130
     except BrokenPipeError:  # fedsim list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command(given: list[str]) -> int:
     """Run the command that `given` names."""
-    commands: dict[str, Callable[[list[str]], int]] = {"run": run, "list": list_options, "compare": compare, "demo": demo}
+    commands: dict[str, Callable[[list[str]], int]] = {"run": run, "list": list_options, "compare": compare, "tune": tune, "demo": demo}
     if not given or given[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
@@ -67,19 +70,24 @@ def command(given: list[str]) -> int:
 
 
 def run(given: list[str]) -> int:
-    """`fedsim run`: Hydra's command line."""
-    from fedsim.config.composition import launch
-    from fedsim.config.running import failures, shown
+    """`fedsim run`: Hydra's command line, or a run that is gone on with."""
+    from fedsim.config.launching import launch
+    from fedsim.config.resuming import resume, take_folder
+    from fedsim.recording.files import shown
 
     config_dir, given = take_config_dir(given)
+    folder, given = take_folder(given)
+    if folder is not None:
+        resume(folder, given, config_dir)
+        return 0
     sweep = launch(given, config_dir)
     if sweep is None:
         return 0
-    print(f"all runs: {shown(sweep)} (fedsim compare {shown(sweep)})", flush=True)
-    failed = failures(sweep)
+    where, failed = sweep
     if failed:
         lines = [f"  {folder}: {reason.removeprefix('ConfigError: ')}" for folder, reason in failed]
-        print(f"{len(failed)} failed:", *lines, sep="\n", file=sys.stderr)
+        print(f"{len(failed)} failed:", *lines, sep="\n", file=sys.stderr, flush=True)
+    print(f"all runs: {shown(where)} (fedsim compare {shown(where)})", flush=True)
     return 0 if not failed else 2 if all(reason.startswith("ConfigError") for _, reason in failed) else 1
 
 
@@ -167,6 +175,13 @@ def compare(given: list[str]) -> int:
     return 0
 
 
+def tune(given: list[str]) -> int:
+    """`fedsim tune`: step sizes chosen on the validation split."""
+    from fedsim.tuning_command import main as run_tune
+
+    return run_tune(given)
+
+
 def demo(given: list[str]) -> int:
     """`fedsim demo`: the main job."""
     from fedsim.demo import main as run_demo
@@ -178,4 +193,4 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help shows what is accepted\n")
+        self.exit(2, f"{self.prog}: {cut(one_line(message), 1000)}; {self.prog} --help shows what is accepted\n")

@@ -31,7 +31,7 @@ NPZ, IDX = "data=npz data.file=", "data=mnist data.url=[] data.root="
 CASES = [  # (what is typed, key, value, part of what is said to be accepted)
     # names
     ("aggregator=fedauu", "aggregator", "'fedauu'", "did you mean fedau? accepted are average_all,"),
-    ("algorithm=scaffold", "algorithm", "'scaffold'", "accepted are average_all,"),
+    ("algorithm=fedbest", "algorithm", "'fedbest'", "accepted are average_all,"),
     ("experiment=nothing", "experiment", "'nothing'", "unknown option"),
     ("aggregatr=fedau", "aggregatr", "'fedau'", "did you mean aggregator?"),
     ("round=3", "round", "'3'", "did you mean rounds?"),
@@ -78,7 +78,7 @@ CASES = [  # (what is typed, key, value, part of what is said to be accepted)
     ("local.steps=1.5", "local.steps", "1.5", "valid integer"),
     ("local.momentum=1", "local.momentum", "1", "less than 1"),
     ("local.epochs=2", "local.epochs", "2.0", "either steps or epochs"),
-    ("local.keep_momentum=true", "local.keep_momentum", "True", "momentum above 0"),
+    ("local.keep_optimizer=true", "local.keep_optimizer", "True", "momentum above 0"),
     ("local.last_batch=skip", "local.last_batch", "'skip'", "'keep' or 'drop'"),
     ("participation=bernoulli participation.probability=1.2", "participation.probability", "1.2", "less than or equal to 1"),
     ("participation=bernoulli participation.given=[0.5,2]", "participation.given", "2", "less than or equal to 1"),

@@ -30,10 +30,13 @@ GROUPS = {  # the base class that an option's class must have; a model is any ca
     "protocol": "fedsim.protocols.base.Protocol",
     "topology": "fedsim.topology.Topology",
     "mixing": "fedsim.mixing.Mixing",
+    "attack": "fedsim.attacks.Attack",
+    "failures": "fedsim.failures.Failures",
     "local": "fedsim.local.LocalTraining",
     "schedule": "fedsim.schedules.Schedule",
     "engine": "fedsim.engine.base.Engine",
     "evaluation": "fedsim.evaluation.Evaluation",
+    "checkpoint": "fedsim.recording.checkpoints.Checkpoint",
     "logger": "fedsim.recording.loggers.Logger",
 }
 METRICS = "metrics"  # the group of which several options may be chosen: name -> settings
@@ -83,6 +86,8 @@ def build(settings: Settings, folder: Path | str | None = None, progress: bool |
     parts = {group: _part(group, config.get(group)) for group in GROUPS}
     logger = parts.pop("logger")
     chosen = config.get(METRICS) or {}
+    if isinstance(chosen, list) and all(isinstance(node, Mapping) for node in chosen):  # recorded by a run built from objects
+        chosen = {str(number): node for number, node in enumerate(chosen)}
     require(isinstance(chosen, Mapping), METRICS, chosen, f"accepted is a list of options, {METRICS}=[objective]; fedsim list {METRICS}")
     return Simulation(
         **parts,

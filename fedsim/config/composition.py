@@ -1,4 +1,4 @@
-"""Hydra: options of YAML groups and what was typed, composed into plain settings. The only file that imports Hydra and OmegaConf.
+"""Hydra: options of YAML groups and what was typed, composed into plain settings. Only this file and `launching` import Hydra.
 
 Settings of a group need no `+`, also those that its YAML does not list: the option's class says what it accepts, not the YAML.
 """
@@ -6,15 +6,11 @@ Settings of a group need no `+`, also those that its YAML does not list: the opt
 from __future__ import annotations
 
 import contextlib
-import logging
-import math
-import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -22,9 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
@@ -32,11 +26,10 @@ from yaml import YAMLError
 from fedsim.component import settings_of
 from fedsim.config.building import GROUPS, METRICS, PRESETS, PlainKeys, Settings, suggest
 from fedsim.config.options import OPTIONS, user_folders
-from fedsim.config.running import record_failure, run_job
 from fedsim.errors import ConfigError, require
 
 _folders: ContextVar[Sequence[Path]] = ContextVar("_folders", default=())  # of the user's own options, the first wins
-_VERSION = "1.3"
+VERSION = "1.3"
 _SETTING = re.compile(rf"({'|'.join([*GROUPS, METRICS])})(\.|=\s*\{{)")  # "local.rate=0.1", "model={hidden: [3]}"
 _OPTION = re.compile(rf"\+(?=({'|'.join([*GROUPS, METRICS, *PRESETS])})=)")  # "+experiment=digits"
 
@@ -49,94 +42,27 @@ class UserFolders(SearchPathPlugin):
             search_path.prepend("user", f"file://{folder}", SearchPathQuery(provider="main"))
 
 
-class Folders(Callback):
-    """Knows which folders Hydra makes, so that a run that is refused leaves none behind."""
-
-    made: ClassVar[list[Path]] = []  # a folder, then those above it that are new with it
-    sweep: ClassVar[Path | None] = None  # of a multirun
-
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        self._note(config, "hydra.run.dir")
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        Folders.sweep = self._note(config, "hydra.sweep.dir")
-
-    @classmethod
-    def _note(cls, config: DictConfig, key: str) -> Path | None:
-        with _hydra_state(), contextlib.suppress(OmegaConfBaseException):  # Hydra meets the same error and raises it
-            HydraConfig.instance().cfg = config
-            folder = Path(str(OmegaConf.select(config, key))).absolute()
-            cls.made = [path for path in (folder, *folder.parents) if not path.exists()]
-            return folder
-        return None
-
-    @classmethod
-    def discard(cls) -> None:
-        """Remove the folders made if they hold no run."""
-        with contextlib.suppress(OSError):
-            if cls.made and [path.name for path in cls.made[0].iterdir()] == ["multirun.yaml"]:
-                (cls.made[0] / "multirun.yaml").unlink()
-        with contextlib.suppress(OSError):
-            for path in cls.made:
-                path.rmdir()
-
-
-class Escape(BaseException):
-    """Carries a job's error out of Hydra, which would print lines of its own for an Exception."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
-
-
 def compose(overrides: Sequence[str], config_dir: Path | str | None = None) -> Settings:
     """The settings that `overrides` (Hydra's grammar) give. config_dir: the user's own options. Raises ConfigError."""
-    with _hydra_state(), _searching(config_dir), _explaining(overrides):
-        with hydra.initialize_config_dir(str(OPTIONS), job_name="fedsim", version_base=_VERSION):
-            cfg = hydra.compose("config", [_open(override) for override in overrides], return_hydra_config=True)
-            HydraConfig.instance().cfg = cfg
-            return _settings(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    with hydra_state(), searching(config_dir), explaining(overrides):
+        return composed(overrides)
 
 
-def launch(arguments: Sequence[str], config_dir: Path | str | None = None) -> Path | None:
-    """Do what these arguments of Hydra's command line say. Returns the folder of a multirun, whose failed runs have recorded why; else
-    None. Raises what a single run raises, and ConfigError."""
-    Folders.made, Folders.sweep = [], None
-    with _hydra_state(), _searching(config_dir), _command_line(arguments):
-        try:
-            with _explaining(arguments):
-                hydra.main(version_base=_VERSION, config_path=str(OPTIONS), config_name="config")(_task)()
-        except BaseException as error:
-            Folders.discard()
-            raise (error.error if isinstance(error, Escape) else error) from error.__cause__
-        return Folders.sweep
+def composed(overrides: Sequence[str]) -> Settings:
+    """As `compose`, within its three contexts."""
+    with hydra.initialize_config_dir(str(OPTIONS), job_name="fedsim", version_base=VERSION):
+        cfg = hydra.compose("config", [opened(override) for override in overrides], return_hydra_config=True)
+        HydraConfig.instance().cfg = cfg
+        return settings_in(cfg)
 
 
-def _task(cfg: DictConfig) -> float:
-    """One job. In a multirun a failure is recorded and the other jobs go on."""
+def settings_in(cfg: DictConfig) -> Settings:
+    """A composed configuration, without what belongs to Hydra and to a sweep, as plain values."""
     known = HydraConfig.get()
-    folder, sweeping = Path(known.runtime.output_dir), known.mode == RunMode.MULTIRUN
-    alone = known.runtime.choices.get("hydra/launcher") == "basic"  # several bars at once would write over each other
-    settings = Settings({}, {}, _typed(known))
-    try:
-        if sweeping:
-            (folder / "status.json").unlink(missing_ok=True)  # of an earlier run in the same folder
-        with _explaining(settings.overrides):
-            settings = _settings(cfg)
-        return run_job(settings, folder, None if alone or not sweeping else False)
-    except Exception as error:
-        if not sweeping:
-            raise Escape(error) from error
-        record_failure(settings, folder, error)
-        return math.nan
-
-
-def _settings(cfg: DictConfig) -> Settings:
-    """A composed configuration, without the node `hydra`, as plain values."""
-    known = HydraConfig.get()
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    kept = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "sweep")])
+    config: dict[str, Any] = OmegaConf.to_container(kept, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     choices = {group: known.runtime.choices[group] for group in (*GROUPS, *PRESETS) if group in known.runtime.choices}
-    overrides = _typed(known)
+    overrides = overrides_in(known)
     typed = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
     for group in GROUPS:
         require(group in choices or not config.get(group), group, typed.get(group), "accepted is one option")
@@ -146,19 +72,19 @@ def _settings(cfg: DictConfig) -> Settings:
     return Settings(config, choices, overrides)
 
 
-def _typed(known: Any) -> list[str]:
+def overrides_in(known: Any) -> list[str]:
     """The overrides as the user gave them."""
     return [str(override).removeprefix("++") for override in OmegaConf.to_container(known.overrides.task, resolve=False)]
 
 
-def _open(argument: str) -> str:
+def opened(argument: str) -> str:
     """An override that may add what it sets: a setting that the option's YAML does not list, a group without an option."""
     bare = argument.lstrip("+")
     return f"++{bare}" if _SETTING.match(bare) else _OPTION.sub("", argument, count=1)
 
 
 @contextlib.contextmanager
-def _hydra_state() -> Iterator[None]:
+def hydra_state() -> Iterator[None]:
     """Hydra's global state set aside, so that fedsim can be used inside another Hydra program, a notebook, or a job."""
     before, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
@@ -169,7 +95,7 @@ def _hydra_state() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _searching(config_dir: Path | str | None) -> Iterator[None]:
+def searching(config_dir: Path | str | None) -> Iterator[None]:
     Plugins.instance().register(UserFolders)
     token = _folders.set(user_folders(config_dir))
     try:
@@ -179,28 +105,11 @@ def _searching(config_dir: Path | str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _command_line(arguments: Sequence[str]) -> Iterator[None]:
-    """Hydra reads sys.argv, with HYDRA_FULL_ERROR=1 it raises errors instead of printing them, and it configures the root logger."""
-    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["fedsim run", *map(_open, arguments)], "1"
-    try:
-        yield
-    finally:
-        sys.argv = before
-        root.level, root.handlers[:] = level, handlers
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if full is not None:
-            os.environ["HYDRA_FULL_ERROR"] = full
-
-
-@contextlib.contextmanager
-def _explaining(overrides: Sequence[str]) -> Iterator[None]:
+def explaining(overrides: Sequence[str]) -> Iterator[None]:
     """Turns what Hydra and OmegaConf raise into ConfigError."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         raise _explain(error, overrides) from None
 
 
@@ -220,13 +129,12 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         return _explain_key(cause, typed)
     if "multirun" in text and (found := re.search(r"'([^'=]+)=([^']*)'", text)):
         return ConfigError(found[1], found[2], "several values need -m, which makes one run for each; a list is written [1,2]")
-    if isinstance(error, OSError) and error.filename:
-        key = "hydra.run.dir" if Folders.sweep is None else "hydra.sweep.dir"
-        return ConfigError(key, str(error.filename), f"accepted is a folder that can be made and written ({error.strerror})")
     if isinstance(error, YAMLError) and (mark := getattr(error, "problem_mark", None)):
         return ConfigError("config", f"{mark.name}:{mark.line + 1}", f"accepted is YAML ({getattr(error, 'problem', text)})")
-    if text.startswith("Config group override must be"):
-        group = next(key for key in typed if key in (*GROUPS, *PRESETS) and not typed[key][:1].isalpha() or typed[key] == "null")
+    groups = [key for key in typed if key in (*GROUPS, METRICS, *PRESETS) or "/" in key]
+    odd = [key for key in groups if typed[key] == "null" or not typed[key][:1].isalpha()]
+    if odd and (text.startswith("Config group override must be") or isinstance(error, TypeError)):
+        group = odd[0]
         return ConfigError(group, typed[group], f"accepted is the name of an option; fedsim list {group} shows them")
     return ConfigError("arguments", " ".join(overrides), text)
 

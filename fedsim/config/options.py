@@ -34,7 +34,7 @@ def user_folders(config_dir: Path | str | None = None) -> list[Path]:
     given = [("--config-dir", config_dir)] if config_dir is not None else []
     given += [(VARIABLE, part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
     for key, folder in given:
-        require(Path(folder).expanduser().is_dir(), key, str(folder), "accepted is an existing folder, with a folder for each group")
+        require(os.path.isdir(Path(folder).expanduser()), key, str(folder), "accepted is an existing folder, with a folder for each group")
     return [Path(folder).expanduser().resolve() for _, folder in given]
 
 

@@ -7,61 +7,115 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedsim.config.building import Settings, build, in_settings
+from fedsim.config.sweeps import claimed, same_run, state_of, stored_summary
 from fedsim.errors import ConfigError
+from fedsim.recording.files import shown
 
 if TYPE_CHECKING:
     from fedsim.simulation import Result
 
 
-def run(settings: Settings, folder: Path | str | None = None, progress: bool | Literal["auto"] | None = None) -> Result:
-    """Build and run a simulation. Raises ConfigError, its key being the setting's."""
-    try:
-        return build(settings, folder, progress).run()
-    except ConfigError as error:
-        raise in_settings(error, settings) from error.__cause__
+def run(
+    settings: Settings, folder: Path | str | None = None, progress: bool | Literal["auto"] | None = None, resume: bool = False
+) -> Result:
+    """Build and run a simulation, alone in its folder. resume: see `Simulation.run`. Raises ConfigError, its key being the setting's."""
+    with claimed(None if folder is None else Path(folder)):
+        return _run(settings, folder, progress, resume)
+
+
+def run_again(settings: Settings, folder: Path | None, progress: bool | None = None) -> Result:
+    """A run of many: as `run`, but what `folder` has of the same run is not computed again. Where another process is at work on it, its
+    end is waited for."""
+    if folder is None:
+        return _run(settings, None, progress, False)
+    with claimed(folder, wait=True):
+        before = _stamp(folder)
+        try:
+            return _run(settings, folder, progress, resume=_goes_on(folder, settings))
+        except Exception as error:
+            if _stamp(folder) == before or state_of(folder) != "failed":  # the run itself has not said so
+                record_failure(settings, folder, error)
+            raise
+
+
+def run_one(settings: Settings, folder: Path, resume: bool = False) -> float:
+    """The run of a command line: says how it ended; returns its main value."""
+    result = run(settings, folder, resume=resume)
+    print(ending(result.summary, result.status, folder, settings), flush=True)
+    return main_value(result.summary)
 
 
 def run_job(settings: Settings, folder: Path, progress: bool | None = None) -> float:
-    """A run of the command line: says how it ended; returns the final accuracy (regression: the loss), for sweepers that optimise."""
-    result = run(settings, folder, progress)
-    print(ending(result, str(settings.config.get("name", ""))), flush=True)
-    return float(result.summary.get("accuracy", result.summary.get("loss", math.nan)))
+    """A job of the command line's multirun: as `run_one`, and a finished one is not even built."""
+    with claimed(folder, wait=True):
+        summary = stored_summary(folder, settings.config)
+    if summary is not None:
+        print(ending(summary, f"{summary['status']} before", folder, settings), flush=True)
+        return main_value(summary)
+    result = run_again(settings, folder, progress)
+    print(ending(result.summary, result.status, folder, settings), flush=True)
+    return main_value(result.summary)
 
 
-def ending(result: Result, name: str) -> str:
+def main_value(summary: dict[str, Any]) -> float:
+    """The final accuracy (regression: the loss), for sweepers that optimise."""
+    return float(summary.get("accuracy", summary.get("loss", math.nan)))
+
+
+def ending(summary: dict[str, Any], status: str, folder: Path, settings: Settings) -> str:
     """One line: "fedau: accuracy 0.912 after 100 rounds in 12 s, done: outputs/fedau/..."."""
-    summary: dict[str, Any] = result.summary
     metric = next((metric for metric in ("accuracy", "loss") if metric in summary), None)
     value = f"{metric} {summary[metric]:.4g} " if metric else ""
-    where = f": {shown(result.folder)}" if result.folder is not None else ""
-    return f"{name}: {value}after {summary['rounds']} rounds in {summary['seconds']:.3g} s, {result.status}{where}"
+    name = settings.config.get("name", "")
+    return f"{name}: {value}after {summary['rounds']} rounds in {summary['seconds']:.3g} s, {status}: {shown(folder)}"
 
 
 def record_failure(settings: Settings, folder: Path, error: Exception) -> None:
-    """Leave a run folder that says why there is no run, unless the run itself has said so."""
+    """Leave a run folder that says why there is no run; what an earlier attempt at the same run has left stays."""
     from fedsim.recording.recorder import Recorder
 
-    if not (folder / "status.json").exists():
-        recorder = Recorder(folder, settings.recorded, settings.overrides)
+    recorder = Recorder(folder, settings.recorded, settings.overrides)
+    if not same_run(folder, settings.config):
         recorder.start()
-        recorder.fail(error)
+    recorder.fail(error)
 
 
-def failures(folder: Path) -> list[tuple[str, str]]:
-    """(run folder, reason) of every run in and below `folder` that failed or never ended."""
+def failures(folder: Path, before: dict[Path, Any]) -> list[tuple[str, str]]:
+    """(run folder, reason) of every run in and below `folder` that has failed, or never ended, since `before` (see `states`)."""
     from fedsim.analysis import failed_runs
 
+    changed = {path for path, stamp in states(folder).items() if before.get(path) != stamp}
     try:
         table = failed_runs(folder)
     except ConfigError:  # no run at all
         return []
-    bad = table[table["status"] != "diverged"]
-    return [
-        (shown(folder / run if (folder / run).is_dir() else folder), reason) for run, reason in zip(bad["run"], bad["reason"], strict=True)
-    ]
+    bad = [(folder / row.run if (folder / row.run).is_dir() else folder, row.status, row.reason) for row in table.itertuples()]
+    return [(shown(path), reason) for path, status, reason in bad if status != "diverged" and path in changed]
 
 
-def shown(folder: Path) -> str:
-    """A folder as the user would type it here."""
-    here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+def states(folder: Path) -> dict[Path, Any]:
+    """Run folder -> what changes when its status is written anew."""
+    return {path.parent: _stamp(path.parent) for path in folder.rglob("status.json")}
+
+
+def _run(settings: Settings, folder: Path | str | None, progress: bool | Literal["auto"] | None, resume: bool) -> Result:
+    try:
+        simulation = build(settings, folder, progress)
+        return simulation.run(resume=True) if resume else simulation.run()
+    except ConfigError as error:
+        raise in_settings(error, settings) from error.__cause__
+
+
+def _goes_on(folder: Path, settings: Settings) -> bool:
+    """Whether there is something to go on from: not where a run of these settings was refused."""
+    refused = state_of(folder) == "failed" and not any((folder / "checkpoints").glob("*"))
+    return not refused and same_run(folder, settings.config)
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Differs whenever the folder's status has been written again: every time as a new file."""
+    try:
+        status = (folder / "status.json").stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim.config.building import Settings, build
 from fedsim.config.composition import compose
-from fedsim.config.running import run
+from fedsim.config.processes import in_worker, leading
+from fedsim.config.running import run, run_again
+from fedsim.config.sweeps import job_folder, job_key
 from fedsim.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -41,8 +45,9 @@ def simulate_many(
 
         simulate_many({"algorithm": ["fedavg", "fedau"], "seed": range(3), "rounds": 200}, folder="runs/first")
 
-    runs: the overrides of each run, or a value or several values for each key, of which every combination is run; folder: run n is
-    recorded in <folder>/<n> (None: nowhere); config_dir, progress: as in `simulate`.
+    runs: the overrides of each run, or a value or several values for each key, of which every combination is run; folder: where each run
+    has its own, named by what tells the runs apart and a key (None: nowhere); a run that is finished there is not repeated, one that was
+    interrupted goes on; config_dir, progress: as in `simulate`.
     Raises ConfigError before any run starts if one of them cannot be built, and RuntimeError after the last if some failed.
     """
     from joblib import Parallel, delayed
@@ -50,12 +55,15 @@ def simulate_many(
 
     require(isinstance(processes, int) and processes >= 1, "processes", processes, "accepted is an integer of at least 1")
     settings = [compose(_checked(overrides), config_dir) for overrides in (combinations(runs) if isinstance(runs, Mapping) else runs)]
-    folders = [None if folder is None else Path(folder).absolute() / str(number) for number in range(len(settings))]
+    folders = _folders(settings, Path(folder).absolute()) if folder is not None else [None] * len(settings)
     for each, place in zip(settings, folders, strict=True):
-        build(each, place)
-    jobs = (delayed(_attempt)(each, place) for each, place in zip(settings, folders, strict=True))
-    attempts = Parallel(n_jobs=processes, return_as="generator")(jobs)
-    found = list(track(attempts, "runs", total=len(settings), disable=not progress))
+        simulation = build(each, place)
+        beside = processes > 1 and type(simulation.engine).__name__ == "Ray"
+        require(not beside, "processes", processes, "each would start a Ray session of its own; with engine=ray use processes=1")
+    jobs = (delayed(_attempt)(each, place, os.getpid()) for each, place in zip(settings, folders, strict=True))
+    with leading() if processes > 1 else contextlib.nullcontext():
+        attempts = Parallel(n_jobs=processes, return_as="generator")(jobs)
+        found = list(track(attempts, "runs", total=len(settings), disable=not progress))
     failed = [(each.overrides, error) for each, error in zip(settings, found, strict=True) if isinstance(error, Exception)]
     if failed:
         overrides, error = failed[0]
@@ -75,11 +83,26 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _attempt(settings: Settings, folder: Path | None) -> Result | Exception:
-    try:
-        return run(settings, folder, progress=False)
-    except Exception as error:
-        return error
+def _folders(settings: Sequence[Settings], folder: Path) -> list[Path]:
+    """A folder for each run, named by the overrides that not all runs have."""
+    typed = [dict(override.lstrip("+").partition("=")[::2] for override in each.overrides) for each in settings]
+    common = set.intersection(*(set(each.items()) for each in typed)) if len(typed) > 1 else set()
+    apart = [{key: value for key, value in each.items() if (key, value) not in common} for each in typed]
+    keys = [job_key(each.config) for each in settings]
+    places: dict[str, Path] = {}
+    for own, key in zip(apart, keys, strict=True):
+        places.setdefault(key, folder / job_folder(folder, own, key))
+    return [places[key] for key in keys]
+
+
+def _attempt(settings: Settings, folder: Path | None, leader: int) -> Result | Exception | None:
+    def job() -> Result | Exception:
+        try:
+            return run_again(settings, folder, progress=False)
+        except Exception as error:
+            return error
+
+    return job() if os.getpid() == leader else in_worker(job)
 
 
 def _checked(overrides: Sequence[str]) -> list[str]:
