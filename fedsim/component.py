@@ -23,8 +23,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]  # closed interval
 OpenProbability = Annotated[float, Field(gt=0, le=1)]  # zero excluded
 Fraction = Annotated[float, Field(ge=0, lt=1)]  # one excluded
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+_MOST = 2**31 - 1  # of a count: products of two counts fit the 64 bits of an index
+PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
 
 T = TypeVar("T")
 _CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)

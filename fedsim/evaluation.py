@@ -24,14 +24,15 @@ class Evaluation:
 
     every: rounds between evaluations (the first models and the last round are always evaluated); split: examples that models are judged on;
     clients: share of each client's examples kept from training, on which the client's accuracy is measured, as quantiles and at the end
-    per client (0: none); nodes: nodes of a graph that are evaluated, a fixed keyed choice (null: all); target: accuracy for rounds to
-    target (null: none).
+    per client (0: none); nodes: nodes of a graph that are evaluated, a fixed keyed choice (null: all); per_node: record each of them at
+    every evaluation, not at the end alone; target: accuracy for rounds to target (null: none).
     """
 
     every: PositiveInt = 10
     split: Literal["test", "validation"] = "test"
     clients: Fraction = 0.0
     nodes: PositiveInt | None = None
+    per_node: bool = False
     target: Probability | None = None
 
     def due(self, round: int, rounds: int) -> bool:
@@ -102,7 +103,7 @@ class Evaluator:
         found: Values = {("nodes", -1, "consensus_distance"): float(distance)}
         for name, values in self._metrics(losses, hits, total).items():
             found |= _spread("nodes", name, values)
-            if last:
+            if last or self.settings.per_node:
                 found |= {("node", int(node), name): float(value) for node, value in zip(self.nodes, values, strict=True)}
         return found
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import os
 import re
 from pathlib import Path
 
 import numpy as np
 
-from fedsim.errors import ConfigError, require
+from fedsim.errors import ConfigError, reason, require
+from fedsim.reading import read_unpacked
 
 KEY = "topology.path"
 _COMMENT = ("#", "%")
@@ -26,12 +25,9 @@ def read_graph(path: str) -> tuple[int, np.ndarray]:
     if suffix not in _READERS:
         raise ConfigError(KEY, path, f"a file that ends in one of {', '.join(_READERS)}, each also followed by .gz")
     try:
-        raw = name.read_bytes()
-        text = (gzip.decompress(raw) if name.suffix == ".gz" else raw).decode("utf-8")
-        nodes, edges = _READERS[suffix](text)
+        nodes, edges = _READERS[suffix](read_unpacked(name).decode("utf-8"))
     except Exception as error:  # networkx, scipy, zlib and the XML parser raise a dozen kinds on a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(KEY, path, f"a readable graph file ({reason[:200]})") from None
+        raise ConfigError(KEY, path, f"a readable graph file ({reason(error)})") from None
     require(nodes > 0, KEY, path, "a graph with at least one node")
     return nodes, edges
 
@@ -85,19 +81,43 @@ def _numbered(graph: object) -> tuple[int, np.ndarray]:
 
 
 def _matrix_market(text: str) -> tuple[int, np.ndarray]:
-    import scipy.io
-    import scipy.sparse as sparse
-
-    matrix = sparse.coo_array(scipy.io.mmread(io.BytesIO(text.encode())))
-    rows, columns = matrix.shape
+    """Read here: on some damaged files scipy's reader ends the process (1.17), or takes the memory that a header asks for."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    banner = lines[0].lower().split() if lines else []
+    if len(banner) != 5 or banner[0] != "%%matrixmarket" or any(word not in known for word, known in zip(banner[1:], _BANNER, strict=True)):
+        raise ValueError("it does not begin with %%MatrixMarket matrix, coordinate or array, the kind of its entries and their symmetry")
+    _, _, form, kind, symmetry = banner
+    sizes, *body = [line.split() for line in lines[1:] if not line.startswith("%")] or [[]]
+    rows, columns, *entries = (int(size) for size in sizes)
     if rows != columns:
         raise ValueError(f"the matrix is {rows} x {columns}, not square")
-    if not np.isfinite(matrix.data).all():
+    place = 2 if form == "coordinate" else 0  # numbers that say where an entry is
+    width = place + _BANNER[2][kind]
+    stored = {"general": rows**2, "skew-symmetric": rows * (rows - 1) // 2}.get(symmetry, rows * (rows + 1) // 2)
+    promised = entries if form == "coordinate" else [stored]
+    if promised != [len(body)] or any(len(line) != width for line in body):
+        raise ValueError(f"the header promises {promised} lines of {width} numbers and there are {len(body)} lines")
+    table = np.array(body, dtype=str).reshape(-1, width)
+    values = table[:, place:].astype(np.float64)
+    if not np.isfinite(values).all():
         raise ValueError("an entry is not finite")
-    joined = matrix.data != 0
-    return rows, np.stack([matrix.row[joined], matrix.col[joined]], axis=1).astype(np.int64)
+    if place:
+        edges = table[:, :2].astype(np.int64) - 1
+    elif symmetry == "general":
+        edges = np.stack(np.divmod(np.arange(stored), rows), axis=1)
+    else:  # the lower half, column by column
+        edges = np.stack(np.triu_indices(rows, int(symmetry == "skew-symmetric")), axis=1)
+    if edges.size and not 0 <= edges.min() <= edges.max() < rows:
+        raise ValueError(f"an entry is outside of the {rows} rows and columns")
+    return rows, edges[(values != 0).any(axis=1) | (kind == "pattern")]
 
 
+_BANNER = (  # the words after %%MatrixMarket; a kind of entries with the numbers of each
+    ("matrix",),
+    ("coordinate", "array"),
+    {"pattern": 0, "integer": 1, "unsigned-integer": 1, "real": 1, "double": 1, "complex": 2},
+    ("general", "symmetric", "skew-symmetric", "hermitian"),
+)
 _READERS = {
     ".txt": _edge_list,
     ".csv": _edge_list,

@@ -159,7 +159,7 @@ class ErdosRenyi(Topology):
         _affordable(self, nodes, self.probability * nodes * (nodes - 1) / 2)
         import networkx
 
-        return _edge_array(networkx.fast_gnp_random_graph(nodes, self.probability, seed=seed))
+        return _edge_array(networkx.fast_gnp_random_graph(nodes, _chance(self.probability), seed=seed))
 
 
 @component
@@ -212,7 +212,7 @@ class StochasticBlocks(Topology):
         _affordable(self, nodes, self.p_in * inside + self.p_out * (nodes * (nodes - 1) / 2 - inside))
         import networkx
 
-        probabilities = [[self.p_in if a == b else self.p_out for b in range(self.blocks)] for a in range(self.blocks)]
+        probabilities = [[_chance(self.p_in if a == b else self.p_out) for b in range(self.blocks)] for a in range(self.blocks)]
         return _edge_array(networkx.stochastic_block_model(sizes, probabilities, seed=seed, sparse=True))
 
 
@@ -267,6 +267,11 @@ def second_largest_modulus(links: Links) -> float:
 def spectral_gap(links: Links) -> float:
     """1 - max(|lambda_2|, |lambda_N|) of the nominal mixing matrix; 0 for a disconnected graph."""
     return 1.0 - second_largest_modulus(links)
+
+
+def _chance(probability: float) -> float:
+    """The probability, or 0 where one less it is 1, by whose logarithm networkx divides."""
+    return probability if 1 - probability < 1 else 0.0
 
 
 def _edge_array(graph: object) -> np.ndarray:

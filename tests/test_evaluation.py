@@ -117,6 +117,17 @@ def test_nodes_and_their_mean_and_spread(split):
     assert set(table[table.scope == "node"]["round"]) == {3}  # each node's values belong to the end
 
 
+def test_each_node_at_every_evaluation_on_request():
+    few, all_along = (Run(evaluation=Evaluation(every=2, nodes=3, per_node=per_node), **GRAPH) for per_node in (False, True))
+    for round in (0, 2, 3):
+        accuracy = all_along.measured("node", "accuracy", round)
+        assert len(accuracy) == 3
+        for statistic in ("mean", "min"):
+            assert all_along.measured("nodes", f"accuracy_{statistic}", round) == pytest.approx([getattr(accuracy, statistic)()])
+    assert len(few.measured("node", "accuracy", 2)) == 0
+    assert few.measured("node", "loss").tolist() == all_along.measured("node", "loss").tolist()
+
+
 def test_nodes_without_data_are_not_measured():
     run = Run(partition=Iid(clients=60, min_size=0), **GRAPH)
     members = np.flatnonzero(run.task.shards.sizes)

@@ -10,8 +10,8 @@ from fedsim.errors import ConfigError
 from fedsim.failures import Failures
 from fedsim.participation import Uniform
 from fedsim.protocols import Gossip
-from fedsim.topology import Ring
 from fedsim.recording.files import read_json
+from fedsim.topology import Ring
 from tests.helpers import Cohorts, Ticks, algorithms, blobs_simulation, quadratic_run
 
 SERVER = [name for name, parts in algorithms().items() if "protocol" not in parts]

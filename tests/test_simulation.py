@@ -171,7 +171,10 @@ def test_a_run_that_diverges_keeps_its_curve_and_its_last_finite_models(tmp_path
     assert curve["round"].tolist() == list(range(rounds + 1)) and read_table(tmp_path).equals(result.metrics)
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["status"] == "diverged"
-    assert f"round {rounds}: the update of " in status["reason"] and "lower local.rate, set local.clip_norm, or choose failures.policy=drop" in status["reason"]
+    assert (
+        f"round {rounds}: the update of " in status["reason"]
+        and "lower local.rate, set local.clip_norm, or choose failures.policy=drop" in status["reason"]
+    )
     same = blobs_simulation(rounds, local=explosive, model=mlp(5, 5, 5), **parts).run()
     assert same.status == "done" and same.models.tobytes() == result.models.tobytes()
 

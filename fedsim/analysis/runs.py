@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, require
 from fedsim.recording.files import plain, read_json, read_yaml
 from fedsim.recording.rows import COLUMNS, read_table
 
@@ -66,20 +66,29 @@ def find_runs(runs: str | Path | Iterable[str | Path]) -> list[RunFolder]:
     Raises ConfigError if a folder is missing or no run is found."""
     roots = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(root) for root in runs]
     for root in roots:
-        if not root.is_dir():
+        if not os.path.isdir(root):  # False for what can be no path at all
             raise ConfigError("runs", str(root), "an existing folder with runs")
-    folders = {Path(parent).resolve() for root in roots for parent, _, files in os.walk(root) if _is_run(files)}
+    folders = {folder for root in roots for folder in _below(root)}
     if not folders:
         raise ConfigError(
             "runs", [str(root) for root in roots], "a folder with runs, that is with config.yaml and metrics.jsonl in or below it"
         )
     top = Path(os.path.commonpath([root.resolve() for root in roots]))
-    return [_read(folder, folder.name if folder == top else folder.relative_to(top).as_posix()) for folder in sorted(folders, key=_natural)]
+    names = {folder: folder.name if folder == top else folder.relative_to(top).as_posix() for folder in folders}
+    return [_read(folder, os.fsencode(names[folder]).decode(errors="replace")) for folder in sorted(folders, key=_natural)]
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """The run folders in and below a folder. What is below a run folder belongs to that run (a refined schedule's first run)."""
+    for parent, folders, files in os.walk(root):
+        if _is_run(files):
+            folders.clear()
+            yield Path(parent).resolve()
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Sorts multirun jobs 2 before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]
+    return [(int(part), "") if part.isdecimal() and part.isascii() else (-1, part) for part in path.parts]
 
 
 def _is_run(files: list[str]) -> bool:
@@ -88,11 +97,16 @@ def _is_run(files: list[str]) -> bool:
 
 def _read(folder: Path, name: str) -> RunFolder:
     config = read_yaml(folder / "config.yaml")
-    if not isinstance(config, dict):
-        raise ConfigError("runs", str(folder / "config.yaml"), "a mapping of settings")
+    choices = (config.get("choices") or {}) if isinstance(config, dict) else None
+    whole = isinstance(choices, dict) and all(isinstance(each, str | None) for each in choices.values())
+    whole = whole and isinstance(config.get("seed", 0), int)
+    require(whole, "runs", str(folder / "config.yaml"), "a mapping of settings, with a mapping `choices` and a whole number `seed`")
     if "overrides" not in config and (folder / "overrides.yaml").is_file():
         config["overrides"] = read_yaml(folder / "overrides.yaml")
+    require(isinstance(config.get("overrides") or [], list), "runs", str(folder / "overrides.yaml"), "a list of what was typed")
     state = read_json(folder / "status.json") if (folder / "status.json").is_file() else {}
+    told = isinstance(state, dict) and all(isinstance(state.get(key, ""), str) for key in ("status", "reason"))
+    require(told, "runs", str(folder / "status.json"), "a mapping, `status` and `reason` in it being texts")
     status = state.get("status", "unknown")
     reasons = {"running": "no end was recorded: still running, or killed", "unknown": "no status.json"}
     return RunFolder(name, folder, status, state.get("reason") or reasons.get(status, ""), plain(config))

@@ -1,4 +1,4 @@
-"""How soon a curve reaches a target."""
+"""How soon a curve reaches a target, and how soon each node of a graph does and stays there."""
 
 from __future__ import annotations
 
@@ -33,3 +33,29 @@ def rounds_to_target(
         if len(recent) == window and reached:
             return int(round)
     return None
+
+
+def rounds_per_node(table: pd.DataFrame, target: float, metric: str = "accuracy") -> pd.DataFrame:
+    """For each run and node the first round from which the node stays at the target: at that evaluation and every later one its value is
+    `target` or better. inf: the last evaluation is worse.
+
+    table: from `load_runs` or a result's `metrics`, of runs with evaluation.per_node=true. Returns columns run (missing if the table has
+    none), node, round (float64), in order of runs and nodes. The mean of `round` over the nodes is what an ordinary node needs, its
+    greatest what the slowest one needs. Raises ConfigError where nodes were recorded at the end alone.
+    """
+    rows = table[(table["scope"] == "node") & (table["metric"] == metric)]
+    keys = [name for name in ("run", "node") if name in rows]
+    evaluations = rows.groupby(keys, sort=False)["round"].nunique()
+    recorded = len(rows) > 0 and evaluations.min() > 1
+    require(recorded, "runs", f"{metric} of {len(evaluations)} nodes", "runs that recorded each node all along (evaluation.per_node=true)")
+    worse = rows["value"] > target if metric in LOWER_IS_BETTER else rows["value"] < target
+    worse |= rows["value"].isna()
+    ordered = rows.assign(worse=worse).sort_values("round", kind="stable")
+    return ordered.groupby(keys, sort=True).apply(_stays_from, include_groups=False).rename("round").reset_index()
+
+
+def _stays_from(curve: pd.DataFrame) -> float:
+    """The round after the last one that is worse. curve: round, worse, in order of rounds."""
+    rounds, worse = curve["round"].to_numpy(), curve["worse"].to_numpy()
+    since = len(worse) - int(worse[::-1].argmax()) if worse.any() else 0
+    return float(rounds[since]) if since < len(rounds) else math.inf

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.data.files import check_md5, file_error, find, read_bytes, read_json
+from fedsim.errors import reason
 
 TRAINING_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST_BATCH = "test_batch"
@@ -47,7 +49,7 @@ class _StoredType:
         pass
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle._Unpickler):  # the one in Python: that in C takes the memory that a few bytes of a file can ask for
     """Unpickles containers, numbers, text and arrays of uint8. Whatever else a file names is refused, not imported."""
 
     _STANDS_FOR = {
@@ -88,7 +90,7 @@ def _read_pickle(path: Path, md5: str | None) -> tuple[np.ndarray, Any]:
         data, labels = (batch[key.encode()] if key.encode() in batch else batch[key] for key in ("data", "labels"))
         pixels = data.content
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise file_error(path, f"is not a readable CIFAR-10 batch: {type(error).__name__}: {error}") from None
+        raise file_error(path, f"is not a readable CIFAR-10 batch: {type(error).__name__}: {reason(error)}") from None
     if pixels.ndim != 2 or pixels.shape[1] != 3 * SIDE * SIDE:
         raise file_error(path, f"holds an array of shape {pixels.shape}, expected (n, {3 * SIDE * SIDE})")
     fault = check_md5(content, md5)
@@ -101,10 +103,13 @@ def _read_mosaic(path: Path) -> tuple[np.ndarray, Any]:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(path, formats=["WEBP"])  # no other: some of Pillow's formats start programs
+        with picture:
             pixels = np.asarray(picture.convert("RGB"))
     except Exception as error:  # Pillow's plugins raise many kinds
-        raise file_error(path, f"is not a readable picture, it may be truncated or damaged: {error}") from None
+        raise file_error(path, f"is not a readable picture, it may be truncated or damaged: {reason(error)}") from None
     rows, columns = pixels.shape[0] // SIDE, pixels.shape[1] // SIDE
     if pixels.shape[:2] != (rows * SIDE, columns * SIDE):
         raise file_error(path, f"has {pixels.shape[1]} x {pixels.shape[0]} pixels, expected multiples of {SIDE}")

@@ -17,6 +17,7 @@ from fedsim.errors import require
 from fedsim.rng import generator
 
 Share = Annotated[float, Field(gt=0, lt=1)]  # open interval: a part that is neither empty nor everything
+LARGEST = 1e37  # of a feature: float32 reaches 3.4e38, and differences of features must be finite too
 _VALIDATION, _TEST = 0, 1  # keys below the purpose "split": which part is drawn
 
 
@@ -112,13 +113,13 @@ def draw_test(samples: int, share: float, *key: int) -> tuple[np.ndarray, np.nda
 def moments(x: np.ndarray, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of x * scale, float32: x [n, d] per feature, [d]; x [n, C, ...] per channel, [C, 1, ...].
 
-    What is constant, up to the rounding of float32, gets a standard deviation of 1.
+    What is constant, up to the rounding of float32, or smaller than its numbers, gets a standard deviation of 1.
     """
     axes = (0, *range(2, x.ndim))
     shape = (-1,) + (1,) * (x.ndim - 2)
     mean = x.mean(axis=axes, dtype=np.float64) * scale
     std = x.std(axis=axes, dtype=np.float64) * scale
-    std[std <= 1e-7 * np.abs(mean)] = 1.0
+    std[(std <= 1e-7 * np.abs(mean)) | (std < np.finfo(np.float32).tiny)] = 1.0
     return mean.astype(np.float32).reshape(shape), std.astype(np.float32).reshape(shape)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import lzma
 import os
 import tarfile
 import tempfile
@@ -18,6 +19,7 @@ from fedsim.component import component
 from fedsim.data.files import FileSource, absent, check_md5, read_bytes
 from fedsim.errors import ConfigError, require
 
+_LARGEST = 1 << 28  # bytes of a file in an archive; a sparse one can claim any size
 _TIMEOUT = (10, 60)  # seconds: to connect, between two pieces
 log = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ def _fetch(address: str, target: Path, unpack: Unpack) -> list[Path]:
 def _failures() -> tuple[type[Exception], ...]:
     import requests
 
-    return requests.RequestException, ValueError, ConfigError, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error
+    return requests.RequestException, ConfigError, ValueError, EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError
 
 
 def _reason(error: Exception) -> str:
@@ -123,7 +125,7 @@ def extracted(md5: dict[str, str], names: list[str]) -> Unpack:
         with tarfile.open(file) as archive:
             for member in archive:
                 name = Path(member.name).name
-                if name in names and member.isfile():
+                if name in names and member.isfile() and member.size <= _LARGEST:
                     content = archive.extractfile(member).read()
                     fault = check_md5(content, md5.get(name))
                     if fault:

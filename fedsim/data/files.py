@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
-import lzma
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,10 +16,11 @@ import numpy as np
 
 from fedsim.component import component
 from fedsim.data.dataset import DataSource
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, reason
+from fedsim.reading import UNREADABLE, read_unpacked
 
 ROOT_VARIABLE = "FEDSIM_DATA"
-_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
+_DEFLATE = 1032  # no byte of a zip archive can stand for more
 
 
 @component
@@ -78,14 +76,11 @@ def need(root: Path, folders: Iterable[str], name: str) -> Path:
 def read_bytes(path: Path, key: str = "data.root") -> bytes:
     """The contents of a file, decompressed if it is gzip or xz (told by its first bytes)."""
     try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            return gzip.decompress(raw)
-        return lzma.decompress(raw) if raw[:6] == b"\xfd7zXZ\x00" else raw
+        return read_unpacked(path)
     except FileNotFoundError:
         raise file_error(path, "does not exist; accepted is an existing file", key) from None
-    except _UNREADABLE as error:
-        raise file_error(path, f"cannot be read, it may be truncated or damaged: {error}", key) from None
+    except UNREADABLE as error:
+        raise file_error(path, f"cannot be read, it may be truncated or damaged: {reason(error)}", key) from None
 
 
 def check_md5(content: bytes, expected: str | None) -> str | None:
@@ -115,13 +110,14 @@ def read_npz(path: Path, needed: Iterable[str], key: str = "data.root") -> dict[
     if content[:2] != b"PK":
         raise file_error(path, "is not an .npz file; accepted is what numpy.savez writes", key)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (*_UNREADABLE, ValueError, KeyError, SyntaxError, RuntimeError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            most = _DEFLATE * len(content)
+            arrays = {each.filename.removesuffix(".npy"): _read_array(archive, each, most) for each in archive.infolist()}
+    except Exception as error:  # a damaged archive can raise nearly anything
         if "allow_pickle" in str(error):
             fault = "holds Python objects; accepted are arrays of numbers (an .npz file written by numpy.savez)"
         else:
-            fault = f"is not a readable .npz file, it may be truncated or damaged: {error}"
+            fault = f"is not a readable .npz file, it may be truncated or damaged: {reason(error)}"
         raise file_error(path, fault, key) from None
     missing = [name for name in needed if name not in arrays]
     if missing:
@@ -129,9 +125,23 @@ def read_npz(path: Path, needed: Iterable[str], key: str = "data.root") -> dict[
     return arrays
 
 
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> np.ndarray:
+    """One array; most: bytes it can have. NumPy takes the memory that a header asks for before it reads, so sizes are compared first."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename} is compressed in a way that numpy.savez does not know")
+    with archive.open(member) as file:
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, kind = readers[np.lib.format.read_magic(file)](file)
+    needed, held = math.prod(shape) * kind.itemsize, min(member.file_size, most)
+    if needed > held:
+        raise ValueError(f"{member.filename} holds {held} bytes and its header promises {needed}")
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
 def read_json(path: Path) -> Any:
     """A JSON file, compressed or not."""
     try:
         return json.loads(read_bytes(path))
-    except ValueError as error:  # also bad UTF-8
-        raise file_error(path, f"is not readable JSON: {error}") from None
+    except (ValueError, RecursionError) as error:  # also bad UTF-8
+        raise file_error(path, f"is not readable JSON: {reason(error)}") from None

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from fedsim.component import PositiveInt, component
-from fedsim.data.dataset import Dataset, Share, Split, draw_test, moments, number_clients
+from fedsim.data.dataset import LARGEST, Dataset, Share, Split, draw_test, moments, number_clients
 from fedsim.data.files import FileSource, file_error, need, read_bytes, read_json, read_npz
 from fedsim.data.images import MNIST, check_labels
 from fedsim.errors import ConfigError
@@ -62,7 +62,8 @@ class Har(FileSource):
         if self.form == "features":
             path = need(root, self._folders, "har_uci_features.npz")
             arrays = read_npz(path, ["x", "y", "subject"])
-            x = arrays["x"].astype(np.float32) if arrays["x"].dtype.kind in "fiu" else np.empty(())
+            with np.errstate(over="ignore"):
+                x = arrays["x"].astype(np.float32) if arrays["x"].dtype.kind in "fiu" else np.empty(())
         else:
             path = need(root, self._folders, "har_uci_windows.npz.xz")
             arrays = read_npz(path, ["delta", "scale", "y", "subject"])
@@ -70,8 +71,8 @@ class Har(FileSource):
         y, subject = arrays["y"], arrays["subject"]
         if x.ndim < 2 or not x.size or y.shape != (len(x),) or subject.shape != (len(x),) or {y.dtype.kind, subject.dtype.kind} - set("iu"):
             raise file_error(path, f"holds samples of shape {x.shape}, y of {y.shape} and subject of {subject.shape}, which do not fit")
-        if not np.isfinite(x).all():
-            raise file_error(path, "holds values that are NaN or infinite")
+        if not (np.abs(x) <= LARGEST).all():  # NaN is not
+            raise file_error(path, f"holds values that are NaN, infinite or above {LARGEST:g}")
         check_labels(y, len(ACTIVITIES), path)
         held = np.isin(subject, self._test_subjects)
         if held.all() or not held.any():
@@ -96,7 +97,8 @@ def _undo_differences(delta: np.ndarray, scale: np.ndarray, path: Path) -> np.nd
         raise file_error(
             path, f"holds delta of shape {delta.shape} and scale of shape {scale.shape}, expected (n, channels, length) and (channels,) > 0"
         )
-    return (np.cumsum(delta, axis=2, dtype=np.int32) / scale[:, None]).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return (np.cumsum(delta, axis=2, dtype=np.int32) / scale[:, None]).astype(np.float32)
 
 
 @component
@@ -153,7 +155,7 @@ def _read_patients(path: Path) -> np.ndarray:
             row = [np.nan if value == "?" else float(value) for value in values]
         except ValueError:
             row = []
-        if len(row) != 14 or not np.isfinite(row[-1]) or np.isinf(row).any():
+        if len(row) != 14 or not np.isfinite(row[-1]) or any(abs(value) > LARGEST for value in row):
             raise file_error(path, f"line {number} is not 13 numbers or ? and a label, separated by commas")
         rows.append(row)
     if len(rows) < 2:
@@ -215,8 +217,10 @@ def _read_roles(path: Path) -> list[str]:
     content = read_json(path)
     try:
         texts = [content["user_data"][user]["raw"] for user in content["users"]]
-    except (KeyError, TypeError):
+    except (LookupError, TypeError):
         texts = []
     if not texts or not all(isinstance(text, str) for text in texts):
         raise file_error(path, 'does not hold {"users": [...], "user_data": {user: {"raw": text}}} with at least one user')
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in set(text)):
+        raise file_error(path, "holds halves of characters (surrogates)")
     return texts

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from fedsim.component import PositiveInt, component
-from fedsim.data.dataset import Dataset, DataSource, Share, Split, draw_test, moments, number_clients
+from fedsim.data.dataset import LARGEST, Dataset, DataSource, Share, Split, draw_test, moments, number_clients
 from fedsim.data.files import file_error, read_npz
 
 KEY = "data.file"
@@ -110,12 +110,11 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
         raise _FaultError(f"has {name} of type {values.dtype}; accepted are real numbers")
     with np.errstate(over="ignore"):
         converted = values.astype(np.float32)
-    bad = np.argwhere(~np.isfinite(converted))
+    bad = np.argwhere(~(np.abs(converted) <= LARGEST))  # NaN is not
     if len(bad):
         at = tuple(int(i) for i in bad[0])
-        raise _FaultError(
-            f"has {len(bad)} values in {name} that are NaN or infinite, the first {values[at]} at {list(at)}; accepted are finite"
-        )
+        what, accepted = f"{len(bad)} values in {name} that are NaN or infinite", f"finite ones up to {LARGEST:g}"
+        raise _FaultError(f"has {what}, or nearly so, the first {values[at]} at {list(at)}; accepted are {accepted}")
     return converted
 
 

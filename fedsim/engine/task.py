@@ -39,7 +39,8 @@ class Task:
 
     clients: N; members: those with data; receivers: R (a server: 1); place: server, graph or walk; rows: whether messages are kept as rows
     (always, but at a server that only sums); combine_first: models are mixed as they were before training (a correction then belongs to
-    the mixed model, before updates are added); attackers: bool [N], or None for nobody; poisoned: labels that training uses in place of the training split's, int64 [n], or None.
+    the mixed model, before updates are added); attackers: bool [N], or None for nobody; poisoned: labels that training uses in place of
+    the training split's, int64 [n], or None.
     """
 
     dataset: Dataset

@@ -64,7 +64,7 @@ class Saved:
             for part, owner in parts.items():
                 start = f"{part}/"
                 owner.restore({name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)})
-        except (KeyError, ValueError, IndexError) as error:
+        except (LookupError, ValueError, TypeError, OverflowError) as error:
             raise ConfigError("resume", shown(self.path), f"its arrays do not fit ({type(error).__name__}: {error})") from error
 
 

@@ -12,7 +12,7 @@ from fedsim.participation import Bernoulli
 from fedsim.simulation import Simulation
 from tests.helpers import Cohorts, Point, Quadratics, Ticks, algorithms, blobs_simulation, quadratic_run
 
-EVERYONES_DUALS = ("fedspeed", "feddyn", "fedspeed_fedau")  # the server adds the mean of all clients' duals every round
+EVERYONES_DUALS = ("fedspeed", "feddyn", "fedspeed_fedau", "fedsmoo")  # the server adds the mean of all clients' duals every round
 
 
 @pytest.mark.parametrize("name", algorithms())

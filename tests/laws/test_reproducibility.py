@@ -24,7 +24,7 @@ def models():
 def test_any_two_algorithms_give_different_models(models):
     """A server's model differs from another's, a graph's models from another graph's, and from a server's at every node."""
     same = [pair for pair in itertools.combinations(models, 2) if np.abs(models[pair[0]] - models[pair[1]]).max(axis=1).min() < 1e-5]
-    assert not same
+    assert same == [("fedavg_size", "fednova")]  # the same where all clients make as many local steps
 
 
 @pytest.mark.parametrize("name", algorithms())

@@ -1,0 +1,18 @@
+"""The settings of experiments/ are accepted."""
+
+from pathlib import Path
+
+import pytest
+
+from fedsim.config.building import build
+from fedsim.config.composition import compose
+
+FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*/conf/experiment/*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_settings_of_an_experiment_compose_and_build(file):
+    simulation = build(compose([f"experiment={file.stem}"], file.parents[1]))
+    described = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert described[0] == "# @package _global_" and len(described[1]) > 20  # what fedsim list shows
+    assert simulation.rounds > 0
