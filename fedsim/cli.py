@@ -22,6 +22,7 @@ usage: fedsim COMMAND ...
   fedsim list [GROUP]                                     what there is to choose from
   fedsim compare FOLDER ...                               finished runs: table and curves
   fedsim tune [key=value] ... --client-rates -2:0         step sizes for each algorithm, chosen on the validation split
+  fedsim check RUN --against GOLDEN                       is a run's curve what it was? --write GOLDEN keeps one
   fedsim demo                                             five algorithms on digits, in two minutes
 
   fedsim run --help, fedsim compare --help and so on say more; fedsim --version; your own options: --config-dir FOLDER
@@ -53,7 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command(given: list[str]) -> int:
     """Run the command that `given` names."""
-    commands: dict[str, Callable[[list[str]], int]] = {"run": run, "list": list_options, "compare": compare, "tune": tune, "demo": demo}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "run": run,
+        "list": list_options,
+        "compare": compare,
+        "tune": tune,
+        "check": check,
+        "demo": demo,
+    }
     if not given or given[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
@@ -180,6 +188,13 @@ def tune(given: list[str]) -> int:
     from fedsim.tuning_command import main as run_tune
 
     return run_tune(given)
+
+
+def check(given: list[str]) -> int:
+    """`fedsim check`: the curves of a run against those kept."""
+    from fedsim.check_command import main as run_check
+
+    return run_check(given, _Parser)
 
 
 def demo(given: list[str]) -> int:

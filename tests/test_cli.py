@@ -59,7 +59,8 @@ def test_version(capsys):
 
 def test_an_unknown_command_is_one_line(capsys):
     assert main(["runn"]) == 2
-    assert capsys.readouterr().err == "command='runn': unknown command; did you mean run? accepted are run, list, compare, tune, demo\n"
+    commands = "run, list, compare, tune, check, demo"
+    assert capsys.readouterr().err == f"command='runn': unknown command; did you mean run? accepted are {commands}\n"
 
 
 def test_demo_is_handed_its_arguments(monkeypatch):
@@ -219,3 +220,27 @@ def test_python_m_fedsim_in_another_folder_with_a_rule_of_one_s_own(here):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("done: run\n")
     assert yaml.safe_load((here / "run" / "config.yaml").read_text())["aggregator"]["_target_"] == "halving_rule_of_a_test.Halving"
+
+
+def test_check_tells_a_run_that_moved_from_one_that_did_not(tmp_path, capsys):
+    tiny = ["partition.clients=8", "participation.cohort=3", "rounds=4", "evaluation.every=2", "progress=false"]
+    folders = {name: str(tmp_path / name) for name in ("one", "looped", "other_seed", "again", "slower")}
+    more = {"one": [], "looped": ["local.execution=looped"], "other_seed": ["seed=1"], "again": [], "slower": ["local.rate=0.1001"]}
+    for name, folder in folders.items():
+        assert main(["run", *tiny, *more[name], f"hydra.run.dir={folder}"]) == 0
+    golden = str(tmp_path / "golden.json")
+    assert main(["check", folders["one"], folders["looped"], folders["other_seed"], "--write", golden]) == 0
+    capsys.readouterr()
+    assert main(["check", folders["again"], "--against", golden]) == 0
+    assert "the same bytes" in capsys.readouterr().out
+    assert main(["check", folders["looped"], "--against", golden]) == 0
+    assert "within tolerance" in capsys.readouterr().out
+    assert main(["check", folders["slower"], "--against", golden]) == 2
+    assert capsys.readouterr().err == "local.rate=0.1001: the golden run has 0.1\n"
+    text = Path(golden).read_text()
+    Path(golden).write_text(text.replace('"local.rate": 0.1', '"local.rate": 0.1001'))
+    assert main(["check", folders["slower"], "--against", golden]) == 1
+    assert "run/update_norm" in capsys.readouterr().out
+    for wrong in ([folders["one"]], [str(tmp_path), "--against", golden], [folders["one"], "--against", str(tmp_path / "none.json")]):
+        assert main(["check", *wrong]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
