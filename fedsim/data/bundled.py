@@ -10,7 +10,10 @@ from pydantic import Field
 
 from fedsim.component import NonNegative, PositiveInt, component
 from fedsim.data.dataset import Dataset, DataSource, Share, Split, draw_test, moments
+from fedsim.errors import require
 from fedsim.rng import generator
+
+_MOST = 1 << 48  # numbers in an array, which NumPy must be able to count in bytes
 
 
 @component
@@ -52,9 +55,13 @@ class Synthetic(DataSource):
     samples: PositiveInt = 10_000
     test: PositiveInt = 2_000
     shape: Annotated[list[PositiveInt], Field(min_length=1, max_length=3)] = Field(default_factory=lambda: [32])
-    classes: Annotated[int, Field(ge=2)] = 10
+    classes: Annotated[PositiveInt, Field(ge=2)] = 10
     outputs: PositiveInt = 1
     noise: NonNegative = 0.35
+
+    def __post_init__(self) -> None:
+        most = max(self.samples, self.test, self.classes, self.outputs) * math.prod(self.shape)
+        require(most <= _MOST, "Synthetic.shape", self.shape, f"at most {_MOST:,} numbers in all samples")
 
     def load(self, seed: int) -> Dataset:
         classification = self.task == "classification"

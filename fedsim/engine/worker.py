@@ -122,7 +122,7 @@ class Worker:
         shared = {name: self._rows(prefix + name, rows).to(self.device) for name in task.broadcast}
         kept = self._kept(anchor, job.kept[part])
         state, memory, optimizer = (_named(kept, prefix) for prefix in (RULE, MEMORY, OPTIMIZER))
-        sizes = task.shards.sizes[clients]
+        sizes = task.shards.offsets[clients + 1] - task.shards.offsets[clients]  # not .sizes, which looks at all clients
         return Chunk(task.seed, job.round, clients, batches, sizes, anchor, state, optimizer, shared), memory
 
     def _kept(self, anchor: Tensor, rows: np.ndarray) -> State:

@@ -64,6 +64,8 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], Facts]:
     """The arrays and facts of a checkpoint. Raises BadCheckpoint where the file is cut off, damaged, or none of ours."""
     from safetensors import SafetensorError, safe_open
 
+    if path.exists() and not path.is_file():
+        raise BadCheckpoint("it is no regular file")
     try:
         with safe_open(path, framework="np") as file:
             said = json.loads((file.metadata() or {}).get(_KEY, "null"))

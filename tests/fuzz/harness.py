@@ -169,10 +169,10 @@ def run_case(target: Target, case: Any, folder: Path) -> str:
         raise Failure("does what input must not make it do", "\n".join(_guard.seen))
     if refusal is None and not line:
         if not target.records and _listing(folder) != before:
-            raise Failure("writes files", str(sorted(set(_listing(folder)) ^ set(before))))
+            raise Failure("writes files", str(sorted(set(_listing(folder).items()) ^ set(before.items()))))
         return ""
     if _listing(folder) != before:
-        raise Failure("leaves files behind", str(sorted(set(_listing(folder)) ^ set(before))))
+        raise Failure("leaves files behind", str(sorted(set(_listing(folder).items()) ^ set(before.items()))))
     line = check_line(str(refusal)) if refusal is not None else str(line)
     if shown:
         where = f"{shown[0].category.__name__} at {Path(shown[0].filename).name}"
