@@ -18,7 +18,7 @@ class ConfigError(Exception):
 
     def __init__(self, key: str, value: Any, accepted: str) -> None:
         super().__init__(key, value, accepted)
-        self.key, self.value, self.accepted = key, value, accepted
+        self.key, self.value, self.accepted = str(key), value, accepted
 
     def __str__(self) -> str:
         return f"{cut(one_line(self.key))}={cut(one_line(repr(self.value)))}: {cut(one_line(self.accepted), 1000)}"

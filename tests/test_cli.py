@@ -48,7 +48,7 @@ def status(folder: Path) -> str:
 def test_alone_it_says_what_there_is(arguments, capsys):
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert len(shown.splitlines()) < 12
+    assert len(shown.splitlines()) < 14
     assert all(f"fedsim {command}" in shown for command in ("run", "list", "compare", "tune", "demo"))
 
 

@@ -195,5 +195,5 @@ def _import(path: str, key: str) -> tuple[Any, list[str]]:
 def suggest(name: str, known: Iterable[str]) -> str:
     """What is accepted instead of `name`: "did you mean cutoff? accepted are cutoff, rate"."""
     accepted = list(known)
-    near = difflib.get_close_matches(name, accepted, 1)
+    near = difflib.get_close_matches(str(name), accepted, 1)
     return (f"did you mean {near[0]}? " if near else "") + (f"accepted are {', '.join(accepted)}" if accepted else "it has none")

@@ -16,7 +16,7 @@ from fedsim.errors import ConfigError
 from fedsim.recording.checkpoint_file import BadCheckpoint, Facts, load, save
 from tests.fuzz.command_line import command
 from tests.fuzz.configurations import tiny
-from tests.fuzz.damage import damaged_files, edits, put_files
+from tests.fuzz.damage import content_edits, damaged_files, edits, put_files
 from tests.fuzz.data_files import written
 from tests.fuzz.harness import Failure, Target, check_line
 
@@ -37,9 +37,9 @@ def _run() -> dict[str, bytes]:
     return written(_interrupted)()
 
 
-_damaged = st.sampled_from(["status.json", "overrides.yaml", "metrics.jsonl", "summary.json", "new", "checkpoints/new"])
-_damaged |= st.sampled_from(["checkpoints/round_000002.safetensors", "checkpoints/round_000003.safetensors"])
-_cases = st.dictionaries(_damaged.map(lambda name: f"run/{name}"), edits(True), min_size=1, max_size=3)
+_LOST = [f"run/{name}" for name in ("metrics.jsonl", "checkpoints/round_000002.safetensors", "checkpoints/round_000003.safetensors")]
+_WRITTEN = [f"run/{name}" for name in ("status.json", "overrides.yaml", "summary.json")]  # anew: a folder there is no input
+_cases = st.fixed_dictionaries({}, optional={name: edits(True) for name in _LOST} | {name: content_edits(True) for name in _WRITTEN})
 
 
 def _put(case: dict[str, Any], folder: Path) -> None:

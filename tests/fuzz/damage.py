@@ -31,11 +31,14 @@ _EDITS = st.one_of(
 _WORDS = st.tuples(st.just("word"), _at, st.sampled_from(TOKENS).map(lambda text: text.encode("utf-8", "surrogatepass")))
 
 
+def content_edits(text: bool) -> st.SearchStrategy:
+    """What is done to one file: a list of edits, of its content inside a .gz or of its bytes. text: edits also replace words."""
+    return st.tuples(st.sampled_from(["inside", "bytes"]), st.lists(_WORDS | _EDITS if text else _EDITS, min_size=1, max_size=3))
+
+
 def edits(text: bool) -> st.SearchStrategy:
-    """What is done to one file: a list of edits, of its content inside a .gz or of its bytes; or what lies in its place. text: edits also
-    replace words."""
-    steps = st.lists(_WORDS | _EDITS if text else _EDITS, min_size=1, max_size=3)
-    return st.tuples(st.sampled_from(["inside", "bytes"]), steps) | st.sampled_from(PLACES)
+    """As `content_edits`, or what lies in the file's place."""
+    return content_edits(text) | st.sampled_from(PLACES)
 
 
 def edit(content: bytes, steps: list[tuple]) -> bytes:
