@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -216,6 +217,21 @@ def test_a_class_that_is_no_component_is_built_and_its_errors_are_explained(own)
     ]:
         with pytest.raises(ConfigError, match=message):
             parts(target, typed)
+
+
+def test_what_is_no_class_of_the_group_is_refused_without_a_call(monkeypatch):
+    called = []
+    monkeypatch.setitem(sys.modules, "calls_of_a_test", SimpleNamespace(call=lambda **settings: called.append(settings)))
+    for typed in ["failures._target_=calls_of_a_test.call", "client._target_=fedsim.data.Digits"]:
+        with pytest.raises(ConfigError, match="accepted is a subclass of fedsim"):
+            parts(typed)
+    assert not called
+
+
+def test_a_model_that_would_leave_the_program_is_refused():
+    simulation = parts("model._target_=sys.exit", "~model.hidden")
+    with pytest.raises(ConfigError, match="could not be built"):
+        simulation.run()
 
 
 # ------------------------------------------------------------------------------------------------ imports

@@ -41,7 +41,7 @@ def expected(script, tmp_path_factory) -> dict:
 @pytest.mark.parametrize(
     ("launcher", "how", "code", "said"),
     [
-        ("basic", signal.SIGTERM, 143, "the same command goes on with all that is missing"),
+        ("basic", signal.SIGTERM, 143, "the same command goes on with what is missing"),
         ("joblib", signal.SIGKILL, -9, ""),
         ("joblib", signal.SIGINT, 130, "interrupted; the same command goes on with what is missing"),
     ],

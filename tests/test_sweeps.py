@@ -115,6 +115,7 @@ def test_the_key_is_of_what_changes_results_alone():
     assert len({key(typed) for typed in other} | {key()}) == len(other) + 1
     recorded = yaml.safe_load(yaml.safe_dump(compose(["local.rate=1e-3", "seed=5"]).recorded))
     assert job_key(recorded) == key("seed=5", "local.rate=0.001")
+    assert key("local.rate=1") == key("local.rate=1.0") != key("local.rate=1.5")
 
 
 def test_a_folder_is_found_by_its_key_whatever_it_was_called(tmp_path):

@@ -134,15 +134,15 @@ def _part(group: str, node: Any) -> Any:
             raise ConfigError(f"{group}.{name}", value, f"unknown setting of {target.__name__}; {suggest(name, known)}")
     if group == "model":
         return functools.partial(target, **settings)
+    base = GROUPS.get(group) or "fedsim.metrics.Metric"
+    fits = isinstance(target, type) and issubclass(target, locate(base, key))  # settings may come with somebody else's run folder
+    require(fits, key, node["_target_"], f"accepted is a subclass of {base}")
     try:
-        part = target(**settings)
+        return target(**settings)
     except ConfigError as error:
         raise error.under(group) from None
     except (TypeError, ValueError) as error:  # of a user's class that is no component
         raise ConfigError(key, node["_target_"], f"could not be built ({type(error).__name__}: {error})") from error
-    base = GROUPS.get(group, "fedsim.metrics.Metric")
-    require(isinstance(part, locate(base, key)), key, node["_target_"], f"accepted is a subclass of {base}")
-    return part
 
 
 def target_defaults(target: Callable) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedsim.config.building import GROUPS, METRICS, PRESETS, Settings
 from fedsim.config.composition import VERSION, composed, explaining, hydra_state, opened, overrides_in, searching, settings_in
 from fedsim.config.options import OPTIONS
-from fedsim.config.processes import end_workers, in_worker, leading
+from fedsim.config.processes import LAST_WORDS, end_workers, in_worker, leading
 from fedsim.config.running import failures, record_failure, run_job, run_one, state_of, states
 from fedsim.config.sweeps import Typed, check_name, digest, job_folder, job_key, sweep_name, swept_keys
 from fedsim.errors import ConfigError, require
@@ -142,7 +142,7 @@ def _job(cfg: DictConfig, known: Any, beside_others: bool) -> float:
     try:
         return run_job(settings, folder, False if beside_others else None)  # several bars at once would write over each other
     except Interrupted as stop:
-        raise Interrupted(stop.signal, stop.round, f"{stop}; the same command goes on with all that is missing") from None
+        raise Interrupted(stop.signal, stop.round, f"{stop}; {LAST_WORDS}") from None
     except Exception:
         if state_of(folder) != "failed":  # not even that could be written: Hydra goes on, and raises it in the end
             raise

@@ -19,7 +19,7 @@ from typing import Any
 
 from fedsim.interruption import Interrupted
 
-LAST_WORDS = "interrupted; the same command goes on with what is missing"
+LAST_WORDS = "the same command goes on with what is missing"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 LOOK_SECONDS = 0.5  # how often a worker looks whether its leader is there
 
@@ -52,7 +52,7 @@ def leading(workers: bool = True) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 os.kill(int(worker.pid), signal.SIGKILL if again else signal.SIGTERM)
         if again or not children:
-            raise Interrupted(number, line=LAST_WORDS)
+            raise Interrupted(number, line=f"interrupted; {LAST_WORDS}")
         print("fedsim: stopping after the rounds in progress; the same signal again stops at once", file=sys.stderr, flush=True)
 
     before = {name: os.environ.get(name) for name in (THREADS if workers else ())}
@@ -72,7 +72,7 @@ def leading(workers: bool = True) -> Iterator[None]:
         if received:
             end_workers(kill=len(received) > 1)
     if received:
-        raise Interrupted(received[0], line=LAST_WORDS)
+        raise Interrupted(received[0], line=f"interrupted; {LAST_WORDS}")
 
 
 def end_workers(kill: bool = False) -> None:

@@ -38,7 +38,7 @@ def build_model(
             module = factory(**arguments)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # any callable may stand here
         raise ConfigError("model", _name(factory), f"could not be built ({_first_line(error)})") from error
     require(isinstance(module, nn.Module), "model", _name(factory), f"must give a torch.nn.Module, not {type(module).__name__}")
     return module

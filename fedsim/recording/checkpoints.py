@@ -160,7 +160,14 @@ def refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
 
 def _telling(config: Mapping[str, Any]) -> dict[str, Any]:
     named = {key: part for key, part in plain(config).items() if key not in FREE}
-    return {key: part for key, part in flat(named).items() if key not in FREE}
+    return {key: _whole(part) for key, part in flat(named).items() if key not in FREE}
+
+
+def _whole(value: Any) -> Any:
+    """1.0 as 1: rate=1 is the run that rate=1.0 is."""
+    if isinstance(value, list):
+        return [_whole(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _say(line: str) -> None:
