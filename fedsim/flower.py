@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsim.algorithms.base import Aggregator, Reports, RoundInfo, State, norm
+from fedsim.algorithms.base import Aggregator, Reports, RoundInfo, State
+from fedsim.algorithms.directions import norm
 from fedsim.errors import ConfigError, require
 from fedsim.protocols.server import Server
 

@@ -308,6 +308,15 @@ def test_a_checkpoint_whose_rows_are_gone_is_not_used(tmp_path, capsys):
     assert hashes(result) == hashes(simulation().run())
 
 
+def test_a_pipe_in_the_place_of_the_rows_is_not_waited_for(tmp_path, capsys):
+    stopped(tmp_path, 4)
+    (tmp_path / "metrics.jsonl").unlink()
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ConfigError, match="none of its checkpoints can be used"):
+        simulation(tmp_path).run(resume=True)
+    assert "metrics.jsonl, which it goes with, cannot be read (Not a regular file)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff"])
 def test_a_damaged_status_does_not_keep_a_run_from_going_on(tmp_path, content):
     stopped(tmp_path, 3)

@@ -9,6 +9,7 @@ from torch import nn
 
 from fedsim.errors import ConfigError
 from fedsim.models import CNN, MLP, CharLSTM, LeNet, LogisticRegression, McMahanCNN, ResNet18, build_model, check_model
+from fedsim.models.pooling import pooled_first
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 
@@ -246,3 +247,28 @@ def test_modules_that_only_look_suspicious_are_accepted():
     images = nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 1), nn.InstanceNorm2d(3), nn.Flatten(), nn.Linear(12, 3))
     for module in [constant, tied, images, nn.Sequential(nn.Dropout(0.0), nn.Linear(4, 3))]:
         check_model(module, (4,), 3)
+
+
+@pytest.mark.parametrize("network", [LeNet, CNN, McMahanCNN])
+def test_pooling_before_relu_is_the_same_function_with_the_same_gradients(network):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = network((1, 16, 16), 3).double()
+        inputs = torch.randn(8, 1, 16, 16, dtype=torch.float64).round(decimals=1)  # with ties
+    other = pooled_first(module)
+    kinds = [type(layer).__name__ for layer in other]
+    assert "ReLU MaxPool2d" not in " ".join(kinds) and sorted(kinds) == sorted(type(layer).__name__ for layer in module)
+    assert [name for name, _ in other.named_parameters()] == [name for name, _ in module.named_parameters()]
+    assert all(one is two for one, two in zip(module.parameters(), other.parameters(), strict=True))
+    expected, found = (torch.autograd.grad(net(inputs).square().sum(), list(module.parameters())) for net in (module, other))
+    assert torch.equal(module(inputs), other(inputs))
+    assert all(torch.equal(one, two) for one, two in zip(expected, found, strict=True))
+
+
+def test_what_is_no_plain_sequence_of_the_two_stays_as_it_is():
+    hooked = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
+    hooked[0].register_forward_hook(lambda *_: None)
+    for module in (hooked, MLP((4,), 2), nn.Linear(2, 2)):
+        kinds = [type(layer) for layer in module.modules()]
+        assert [type(layer) for layer in pooled_first(module).modules()] == kinds
+    assert type(pooled_first(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=True)))[0]) is nn.ReLU

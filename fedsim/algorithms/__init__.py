@@ -1,6 +1,7 @@
 """Client rules, aggregators and corrections, one file per algorithm."""
 
-from fedsim.algorithms.base import COHORT, EVERYONE, MIXING, OTHERS, Aggregator, ClientRule, Correction, LocalInfo, Reports, dot, norm
+from fedsim.algorithms.base import COHORT, EVERYONE, MIXING, OTHERS, Aggregator, ClientRule, Correction, LocalInfo, Reports
+from fedsim.algorithms.directions import Affine, dot, norm, uphill_gradient
 from fedsim.algorithms.dp_fedavg import DpFedAvg
 from fedsim.algorithms.dsgt import Dsgt
 from fedsim.algorithms.fedau import FedAU
@@ -29,6 +30,7 @@ __all__ = [
     "EVERYONE",
     "MIXING",
     "OTHERS",
+    "Affine",
     "Aggregator",
     "ClientRule",
     "Correction",
@@ -63,4 +65,5 @@ __all__ = [
     "VarianceCorrection",
     "dot",
     "norm",
+    "uphill_gradient",
 ]

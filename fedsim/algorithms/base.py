@@ -1,7 +1,7 @@
 """The two parts of an algorithm, and a correction that any of them can carry.
 
 A client rule says what one client does, on one flat vector [P]. An aggregator says what a receiver (a server, or each node of a graph)
-does with what it heard. Both are pure: state goes in and comes out. Rules use elementwise arithmetic and `norm` and `dot` below, so the
+does with what it heard. Both are pure: state goes in and comes out. Rules use elementwise arithmetic and `norm` and `dot`, so the
 same text runs on one vector [P] and on a stack [C, P]. Every argument called x, anchor, state[...], shared[...] or mixed[...] has that
 shape, unless `lengths` or the initial value says otherwise.
 """
@@ -11,28 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsim import rng
+from fedsim.algorithms.directions import Affine, Gradient
 from fedsim.links import Heard, Links
 from fedsim.parameters import Layout
 
 State = dict[str, Tensor]
 Place = Literal["server", "graph", "walk"]  # where an algorithm runs: see `fedsim.protocols`
-
-
-class Gradient(Protocol):
-    """The mini-batch gradient at a point; may be called more than once per local step."""
-
-    def __call__(self, point: Tensor) -> Tensor:
-        """The gradient at a point."""
-
-    def hvp(self, point: Tensor, vector: Tensor) -> Tensor:
-        """The mini-batch Hessian at a point times a vector."""
 
 
 class Averaging(Enum):
@@ -47,16 +38,6 @@ class Averaging(Enum):
 
 
 COHORT, EVERYONE, OTHERS, MIXING = Averaging.COHORT, Averaging.EVERYONE, Averaging.OTHERS, Averaging.MIXING
-
-
-def norm(x: Tensor) -> Tensor:
-    """Euclidean norm over the parameters: [1] of [P], [C, 1] of [C, P]."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-
-
-def dot(x: Tensor, y: Tensor) -> Tensor:
-    """Inner product over the parameters: [1] of [P], [C, 1] of [C, P]."""
-    return (x * y).sum(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -137,7 +118,6 @@ class Setting:
 class ClientRule:
     """What one client does in a round; the default is local SGD (FedAvg's client).
 
-    plain_sgd: True declares that `start` and `direction` are the defaults, so that the update may be fused;
     broadcasts: whether clients read the shared vectors, or the names of those they read, which are then sent with the model;
     absorbs_update: whether `absorb` uses the mixed update by itself, which then travels beside the model over a graph;
     plain_steps: whether `finish` takes the distance x - info.start for the sum of the directions times the rate, which momentum, clipping
@@ -147,7 +127,6 @@ class ClientRule:
     classifies: whether it needs labels that are classes.
     """
 
-    plain_sgd: ClassVar[bool] = False
     broadcasts: ClassVar[bool | tuple[str, ...]] = True
     absorbs_update: ClassVar[bool] = False
     plain_steps: ClassVar[bool] = False
@@ -189,10 +168,21 @@ class ClientRule:
         """Where local training starts, given the model received (the anchor)."""
         return anchor
 
+    def affine(self, anchor: Tensor, state: State, shared: State) -> Affine | None:
+        """The descent direction of every local step of a round, where it has that form; the default is the gradient."""
+        return Affine()
+
     def direction(self, grad: Gradient, x: Tensor, anchor: Tensor, state: State, shared: State) -> Tensor | tuple[Tensor, State]:
         """The descent direction of one local step, or that and the state from here on; the engine then clips, adds weight decay, and the
-        optimiser steps."""
-        return grad(x)
+        optimiser steps. To be defined where `affine` cannot say it, which then counts no more (or where it says None)."""
+        form = self.affine(anchor, state, shared)
+        assert form is not None
+        return form.direction(grad, x)
+
+    def form(self, anchor: Tensor, state: State, shared: State) -> Affine | None:
+        """What `affine` says, unless a class derived from the one that says it defines `direction`."""
+        maker = next(cls for cls in type(self).__mro__ if "affine" in vars(cls) or "direction" in vars(cls))
+        return self.affine(anchor, state, shared) if "affine" in vars(maker) else None
 
     def finish(self, x: Tensor, anchor: Tensor, state: State, shared: State, info: LocalInfo) -> tuple[dict[str, Tensor], State]:
         """Messages by channel, and the state kept."""

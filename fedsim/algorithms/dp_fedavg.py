@@ -22,7 +22,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedsim.algorithms.base import Aggregator, Reports, norm
+from fedsim.algorithms.base import Aggregator, Reports
+from fedsim.algorithms.directions import norm
 from fedsim.component import NonNegative, Positive, component
 from fedsim.errors import require
 from fedsim.links import Heard, Links

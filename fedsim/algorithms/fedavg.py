@@ -17,7 +17,7 @@ itself, `size` weighs them by n_i and normalises at each receiver, and a node's 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -29,8 +29,6 @@ from fedsim.links import Heard, Links
 @component
 class Sgd(ClientRule):
     """Local SGD: the client of FedAvg."""
-
-    plain_sgd: ClassVar[bool] = True
 
 
 @component

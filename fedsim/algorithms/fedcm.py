@@ -25,7 +25,7 @@ from typing import ClassVar
 import torch
 
 from fedsim.algorithms.base import ClientRule
-from fedsim.algorithms.fedsam import uphill_gradient
+from fedsim.algorithms.directions import Affine
 from fedsim.component import NonNegative, OpenProbability, component
 
 
@@ -44,8 +44,8 @@ class FedCM(ClientRule):
     def init_shared(self, x):
         return {"momentum": torch.zeros_like(x)}
 
-    def direction(self, grad, x, anchor, state, shared):
-        return self.share * uphill_gradient(grad, x, self.radius) + (1 - self.share) * shared["momentum"]
+    def affine(self, anchor, state, shared):
+        return Affine(scale=self.share, radius=self.radius, offset=(1 - self.share) * shared["momentum"])
 
     def absorb(self, shared, mixed, info):
         if not info.steps:

@@ -16,6 +16,7 @@ too; from mu = 2 / eta on the local steps diverge on the pull alone, which is re
 from __future__ import annotations
 
 from fedsim.algorithms.base import ClientRule
+from fedsim.algorithms.directions import Affine
 from fedsim.component import NonNegative, component
 from fedsim.errors import require
 
@@ -34,5 +35,5 @@ class FedProx(ClientRule):
     def pull(self):
         return self.strength
 
-    def direction(self, grad, x, anchor, state, shared):
-        return grad(x) + self.strength * (x - anchor)
+    def affine(self, anchor, state, shared):
+        return Affine(pull=self.strength, offset=-self.strength * anchor)

@@ -15,17 +15,9 @@ Departures: 1e-7 is added to the norm. With rho = 0 this is FedAvg.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from fedsim.algorithms.base import ClientRule, Gradient, norm
+from fedsim.algorithms.base import ClientRule
+from fedsim.algorithms.directions import Affine
 from fedsim.component import NonNegative, component
-
-
-def uphill_gradient(grad: Gradient, x: Tensor, radius: float) -> Tensor:
-    """The gradient at distance `radius` from x along the gradient there; at x itself for a radius of 0."""
-    g = grad(x)
-    return grad(torch.addcmul(x, g, radius / (norm(g) + 1e-7))) if radius else g
 
 
 @component
@@ -34,5 +26,5 @@ class FedSam(ClientRule):
 
     radius: NonNegative = 0.1
 
-    def direction(self, grad, x, anchor, state, shared):
-        return uphill_gradient(grad, x, self.radius)
+    def affine(self, anchor, state, shared):
+        return Affine(radius=self.radius)

@@ -23,7 +23,8 @@ from typing import ClassVar
 
 import torch
 
-from fedsim.algorithms.base import COHORT, norm
+from fedsim.algorithms.base import COHORT
+from fedsim.algorithms.directions import TINY, norm
 from fedsim.algorithms.fedspeed import FedSpeed
 from fedsim.component import component
 
@@ -50,7 +51,7 @@ class FedSmoo(FedSpeed):
     def direction(self, grad, x, anchor, state, shared):
         g, common = grad(x), shared["ascent"]
         along = g - state["ascent"] - common
-        step = along * (self.radius / (norm(along) + 1e-7))
+        step = along * (self.radius / (norm(along) + TINY))
         g = torch.lerp(g, grad(x + step), self.merge)
         return g + (x - anchor + state["dual"]) / self.prox, {**state, "ascent": state["ascent"] + step - common}
 

@@ -26,7 +26,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from fedsim.algorithms.base import COHORT, EVERYONE, ClientRule, norm
+from fedsim.algorithms.base import COHORT, EVERYONE, ClientRule
+from fedsim.algorithms.directions import TINY, Affine, norm
 from fedsim.component import NonNegative, Positive, Probability, component
 from fedsim.errors import require
 
@@ -74,13 +75,18 @@ class FedSpeed(ClientRule):
     def init_shared(self, x):
         return {"mean_dual": torch.zeros_like(x)} if self.mean_dual == "everyone" else {}
 
+    def affine(self, anchor, state, shared):
+        if self.radius and 0 < self.merge < 1:  # two gradients in one direction
+            return None
+        return Affine(radius=self.radius if self.merge else 0.0, pull=1 / self.prox, offset=(state["dual"] - anchor) / self.prox)
+
     def direction(self, grad, x, anchor, state, shared):
+        if self.affine(anchor, state, shared) is not None:
+            return super().direction(grad, x, anchor, state, shared)
         g = grad(x)
-        if self.radius > 0 and self.merge > 0:
-            peak = grad(torch.addcmul(x, g, self.radius / (norm(g) + 1e-7)))
-            g = torch.lerp(g, peak, self.merge) if self.merge < 1 else peak  # (1 - alpha) g1 + alpha g2
+        peak = grad(torch.addcmul(x, g, self.radius / (norm(g) + TINY)))
         pull = (x - anchor).add_(state["dual"])
-        return torch.add(g, pull, alpha=1 / self.prox)
+        return torch.lerp(g, peak, self.merge).add_(pull, alpha=1 / self.prox)  # (1 - alpha) g1 + alpha g2 + pull / lambda
 
     def finish(self, x, anchor, state, shared, info):
         update = x - anchor

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fedsim.algorithms.base import COHORT, ClientRule, norm
+from fedsim.algorithms.base import COHORT, ClientRule
+from fedsim.algorithms.directions import norm
 from fedsim.component import Positive, component
 from fedsim.errors import require
 
@@ -28,7 +29,6 @@ class FisherMerging(ClientRule):
     floor: added to each client's normalised Fisher.
     """
 
-    plain_sgd: ClassVar[bool] = True
     absorbs_update: ClassVar[bool] = True
     classifies: ClassVar[bool] = True
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 
 from fedsim.algorithms.base import COHORT, EVERYONE, ClientRule
-from fedsim.algorithms.fedsam import uphill_gradient
+from fedsim.algorithms.directions import Affine
 from fedsim.component import NonNegative, component
 
 
@@ -43,8 +43,8 @@ class Scaffold(ClientRule):
     def init_shared(self, x):
         return {"mean_control": torch.zeros_like(x)}
 
-    def direction(self, grad, x, anchor, state, shared):
-        return uphill_gradient(grad, x, self.radius) + (shared["mean_control"] - state["control"])
+    def affine(self, anchor, state, shared):
+        return Affine(radius=self.radius, offset=shared["mean_control"] - state["control"])
 
     def finish(self, x, anchor, state, shared, info):
         change = (info.start - x) / info.rates - shared["mean_control"]

@@ -10,37 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.algorithms.base import State, norm
-from fedsim.data.dataset import Dataset, Split
+from fedsim.algorithms.base import State
+from fedsim.algorithms.directions import norm
 from fedsim.engine.arena import Arena
 from fedsim.engine.task import MEMORY, OPTIMIZER, RULE, STATISTICS, EvaluateJob, Job, MixJob, SumJob, Task, TrainJob, models
 from fedsim.exchange import advance, merged_rows
 from fedsim.local.batches import draw_batches
+from fedsim.local.examples import Examples
 from fedsim.local.fisher import diagonal_fisher
 from fedsim.local.gradients import clients_per_call, example_losses, gradient_kernel
 from fedsim.local.training import Chunk, Kernel, train
+from fedsim.models.pooling import pooled_first
 
 EVALUATION_BATCH, CONVOLUTION_BATCH = 1000, 128  # examples; larger batches of images are slower and take more memory
-
-
-class Examples:
-    """A split on the device; images stay uint8 until a batch of them is used."""
-
-    def __init__(self, split: Split, dataset: Dataset, device: torch.device) -> None:
-        self.x, self.y = (torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in (split.x, split.y))
-        self.tokens = dataset.tokens
-        factor = torch.as_tensor(dataset.scale / np.asarray(dataset.std, np.float64), dtype=torch.float32)
-        shift = torch.as_tensor(np.asarray(dataset.mean, np.float64) / np.asarray(dataset.std, np.float64), dtype=torch.float32)
-        self.factor, self.shift = factor.to(device), shift.to(device)
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def batch(self, index: np.ndarray | slice) -> tuple[Tensor, Tensor]:
-        """Inputs [*index.shape, ...] and targets of these examples."""
-        at = index if isinstance(index, slice) else torch.from_numpy(index).to(self.x.device)
-        x, y = self.x[at], self.y[at]
-        return (x if self.tokens else torch.mul(x, self.factor).sub_(self.shift)), y  # uint8 becomes float32 here, in a copy
 
 
 class Worker:
@@ -52,15 +34,15 @@ class Worker:
         self.task, self.arena, self.device = task, arena, torch.device(task.device)
         if self.device.type == "cuda":  # the same bits again on the same GPU
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        self.module = task.module.to(self.device).train()
+        self.module = pooled_first(task.module.to(self.device).train())
         gradient = gradient_kernel(self.module, task.local, task.device)(self.module, task.layout, task.classification)
         self.chunk = clients_per_call(self.module, task.local, task.device)
         splits = {"train": task.dataset.train, "validation": task.dataset.validation, "test": task.dataset.test}
         self.examples = {name: Examples(split, task.dataset, self.device) for name, split in splits.items() if split is not None}
-        shards = self.examples["train"]
+        self.shards = self.examples["train"]
         if task.poisoned is not None:
-            shards = Examples(replace(task.dataset.train, y=task.poisoned), task.dataset, self.device)
-        self.kernel = Kernel(gradient, shards.batch, self._fisher)
+            self.shards = Examples(replace(task.dataset.train, y=task.poisoned), task.dataset, self.device)
+        self.kernel = Kernel(gradient, self.shards.staged, self._fisher)
 
     def run(self, job: Job):
         """Run one job: a TrainJob gives the norms of the updates, an EvaluateJob losses and hits, a MixJob whether
@@ -134,7 +116,7 @@ class Worker:
         return stored
 
     def _fisher(self, x: Tensor, clients: np.ndarray) -> Tensor:
-        shards, batch = self.task.shards, self.kernel.examples_of
+        shards, batch = self.task.shards, self.shards.batch
         inputs = [batch(shards.shard(client))[0] for client in clients.tolist()]
         return torch.stack([diagonal_fisher(self.module, self.task.layout, *each) for each in zip(x, inputs, strict=True)])
 

@@ -4,7 +4,8 @@ Each kernel is called as `kernel(x, inputs, targets, weights) -> gradients`, for
 x: [c, P]; inputs: [c, B, ...]; targets: [c, B] or [c, B, outputs]; weights: [c, B], 1/count for the examples that count and 0 for padding;
 gradients: [c, P]. The loss of a client is sum_b weights[b] * loss[b].
 
-Each also has `hvp(x, vector, inputs, targets, weights)`, the Hessian times a vector [c, P] of each client.
+Each also has `hvp(x, vector, inputs, targets, weights)`, the Hessian times a vector [c, P] of each client, and `descent(x, form, rate)`,
+which gives a function of a mini-batch that takes a step of plain SGD in place.
 
 * Looped: one client after the other through autograd; best for convolutions on CPU.
 * Vmapped: all clients in one call through torch.func; best for small convolutional models on a GPU.
@@ -15,10 +16,15 @@ The choice is a fixed rule of model and device, never a timing, so that results 
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedsim.algorithms.directions import TINY, Affine, norm
 from fedsim.local.settings import LocalTraining
 from fedsim.parameters import Layout
 
@@ -42,12 +48,30 @@ def client_loss(module: nn.Module, classification: bool):
     return loss
 
 
-class HessianVector:
-    """Hessian-vector products of all clients in one call, by differentiating the gradient once more. Mixed into kernels that stack."""
+Descent = Callable[[Tensor, Tensor, Tensor], None]  # of inputs, targets, weights
 
-    module: nn.Module
-    layout: Layout
-    classification: bool
+
+class GradientKernel:
+    """What kernels have in common. clients: trained in one call."""
+
+    clients: int
+
+    def __init__(self, module: nn.Module, layout: Layout, classification: bool) -> None:
+        self.module, self.layout, self.classification = module, layout, classification
+
+    def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        raise NotImplementedError("a kernel gives gradients")
+
+    def descent(self, x: Tensor, form: Affine, rate: float) -> Descent:
+        """Steps x <- x - rate * direction, in place. form: of the direction, its offset [c, P] or [1, P]."""
+
+        def step(*batch: Tensor) -> None:
+            g = self(x, *batch)
+            if form.radius:
+                g = self(torch.addcmul(x, g, form.radius / (norm(g) + TINY), out=g), *batch)
+            _descend(x, form, rate, lambda: x.add_(g, alpha=-rate * form.scale))
+
+        return step
 
     def hvp(self, x: Tensor, vector: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         gradient = torch.func.grad(client_loss(self.module, self.classification))
@@ -67,13 +91,28 @@ def _flat(function, layout: Layout, x: Tensor, *arguments) -> Tensor:
     return flat
 
 
-class LoopedGradient(HessianVector):
-    """One client at a time, by autograd."""
+def _descend(x: Tensor, form: Affine, rate: float, along_gradient: Callable[[], object]) -> None:
+    """The parts of a step beside the gradient's."""
+    if form.pull:
+        x.mul_(1 - rate * form.pull)
+    along_gradient()
+    if form.offset is not None:
+        x.add_(form.offset, alpha=-rate)
+
+
+def _rows(offset: Tensor | None, count: int) -> Sequence[Tensor | None]:
+    return [None] * count if offset is None else offset.expand(count, -1).split(1)
+
+
+class LoopedGradient(GradientKernel):
+    """One client at a time, by autograd, for which the parameters of a copy of the module become views of the client's."""
 
     clients = 1
 
     def __init__(self, module: nn.Module, layout: Layout, classification: bool) -> None:
-        self.module, self.layout, self.classification = module, layout, classification
+        super().__init__(module, layout, classification)
+        self.net = copy.deepcopy(module)  # `functional_call` may leave a module of tied layers with other parameters than it had
+        self.parameters = [self.net.get_parameter(name) for name in layout.names]
 
     def hvp(self, x: Tensor, vector: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         batch = vector, inputs, targets, weights
@@ -82,37 +121,58 @@ class LoopedGradient(HessianVector):
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         gradients = torch.empty_like(x)
         for c in range(len(x)):
-            parameters = {name: view.detach().requires_grad_() for name, view in self.layout.views(x[c]).items()}
-            with torch.enable_grad():
-                outputs = torch.func.functional_call(self.module, parameters, (inputs[c],))
-                loss = (example_losses(outputs, targets[c], self.classification) * weights[c]).sum()
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+            found = self._gradient(list(self.layout.views(x[c]).values()), inputs[c], targets[c], weights[c])
             for view, gradient in zip(self.layout.views(gradients[c]).values(), found, strict=True):
                 view.copy_(gradient)
         return gradients
 
+    def descent(self, x: Tensor, form: Affine, rate: float) -> Descent:
+        views, peaks = ([list(self.layout.views(row).values()) for row in rows] for rows in (x, torch.empty_like(x) if form.radius else ()))
 
-class VmappedGradient(HessianVector):
+        rows = [replace(form, offset=offset) for offset in _rows(form.offset, len(x))]
+
+        def step(inputs: Tensor, targets: Tensor, weights: Tensor) -> None:
+            for c, point in enumerate(views):
+                batch = inputs[c], targets[c], weights[c]
+                found = self._gradient(point, *batch)
+                if form.radius:
+                    length = torch.stack(torch._foreach_norm(found)).norm() + TINY
+                    torch._foreach_copy_(peaks[c], point)
+                    torch._foreach_add_(peaks[c], torch._foreach_mul(found, form.radius / length))
+                    found = self._gradient(peaks[c], *batch)
+                _descend(x[c : c + 1], rows[c], rate, lambda p=point, g=found: torch._foreach_add_(p, g, alpha=-rate * form.scale))
+
+        return step
+
+    def _gradient(self, point: list[Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        for parameter, view in zip(self.parameters, point, strict=True):
+            parameter.data = view
+        with torch.enable_grad():
+            loss = (example_losses(self.net(inputs), targets, self.classification) * weights).sum()
+        return torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+
+
+class VmappedGradient(GradientKernel):
     """All clients in one call, by torch.func."""
 
     clients = VMAP_CLIENTS
 
     def __init__(self, module: nn.Module, layout: Layout, classification: bool) -> None:
-        self.module, self.layout, self.classification = module, layout, classification
+        super().__init__(module, layout, classification)
         self.gradient = torch.func.vmap(torch.func.grad(client_loss(module, classification)))
 
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         return _flat(self.gradient, self.layout, x, inputs, targets, weights)
 
 
-class DenseGradient(HessianVector):
+class DenseGradient(GradientKernel):
     """All clients in one call, the gradient of a stack of linear layers written out."""
 
     clients = DENSE_CLIENTS
     activations = (nn.ReLU, nn.Tanh)
 
     def __init__(self, module: nn.Sequential, layout: Layout, classification: bool) -> None:
-        self.module, self.layout, self.classification = module, layout, classification
+        super().__init__(module, layout, classification)
         layers = [layer for layer in module if not isinstance(layer, nn.Flatten)]
         linear = [(name, layer) for name, layer in module.named_children() if isinstance(layer, nn.Linear)]
         self.names = [(f"{name}.weight", f"{name}.bias") for name, _ in linear]
@@ -136,37 +196,55 @@ class DenseGradient(HessianVector):
 
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         gradients = torch.empty_like(x)
-        views = self.layout.views(gradients)
-        for weight, bias, d, h in self._backward(x, inputs, targets, weights):
-            torch.bmm(d.transpose(1, 2), h, out=views[weight])
-            torch.sum(d, dim=1, out=views[bias])
+        self._write(self._layers(x), self._layers(gradients), inputs, targets, weights)
         return gradients
 
-    def descend(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor, rate: float) -> None:
-        """One step of plain SGD in place, x <- x - rate * gradient, without writing the gradient out."""
-        views = self.layout.views(x)
-        for weight, bias, d, h in self._backward(x, inputs, targets, weights):
-            views[weight].baddbmm_(d.transpose(1, 2), h, alpha=-rate)
-            views[bias].sub_(d.sum(dim=1), alpha=rate)
+    def descent(self, x: Tensor, form: Affine, rate: float) -> Descent:
+        """The gradient is never written out, but into the products that change the weights."""
+        layers, along = self._layers(x), -rate * form.scale
+        peak = torch.empty_like(x) if form.radius else x
+        peaks, left = self._layers(peak) if form.radius else layers, 1 - rate * form.pull
 
-    def _backward(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor):
-        """For each layer from the last: names of weight and bias, derivative of the loss by the layer's output [c, B, out], its input
-        [c, B, in]."""
+        def step(*batch: Tensor) -> None:
+            if form.radius:
+                self._write(layers, peaks, *batch)
+                torch.addcmul(x, peak, form.radius / (norm(peak) + TINY), out=peak)
+            for (weight, bias), (d, h) in zip(reversed(layers), self._backward(peaks, *batch), strict=True):
+                weight.baddbmm_(d.transpose(1, 2), h, beta=left, alpha=along)
+                bias.mul_(left) if left != 1 else bias
+                bias.add_(d.sum(dim=1), alpha=along)
+            if form.offset is not None:
+                x.add_(form.offset, alpha=-rate)
+
+        return step
+
+    def _layers(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Weight [c, out, in] and bias [c, out] of each layer, as views."""
         views = self.layout.views(x)
+        return [(views[weight], views[bias]) for weight, bias in self.names]
+
+    def _write(self, layers: list[tuple[Tensor, Tensor]], into: list[tuple[Tensor, Tensor]], *batch: Tensor) -> None:
+        """Write the gradient."""
+        for (weight, bias), (d, h) in zip(reversed(into), self._backward(layers, *batch), strict=True):
+            torch.bmm(d.transpose(1, 2), h, out=weight)
+            torch.sum(d, dim=1, out=bias)
+
+    def _backward(self, layers: list[tuple[Tensor, Tensor]], inputs: Tensor, targets: Tensor, weights: Tensor):
+        """For each layer from the last: derivative of the loss by its output [c, B, out], and its input [c, B, in]."""
         hidden = [inputs.flatten(2)]
-        for (weight, bias), after in zip(self.names, self.after, strict=True):
-            z = torch.baddbmm(views[bias].unsqueeze(1), hidden[-1], views[weight].transpose(1, 2))
+        for (weight, bias), after in zip(layers, self.after, strict=True):
+            z = torch.baddbmm(bias.unsqueeze(1), hidden[-1], weight.transpose(1, 2))
             hidden.append(z.relu_() if after is nn.ReLU else z.tanh_() if after is nn.Tanh else z)
         if self.classification:
             d = hidden[-1].softmax(dim=-1)
-            d.scatter_add_(-1, targets.unsqueeze(-1), torch.full_like(d[..., :1], -1.0))
+            d.scatter_add_(-1, targets.unsqueeze(-1), d.new_full((), -1.0).expand(*targets.shape, 1))
         else:
             d = (hidden[-1] - targets).mul_(2 / targets.shape[-1])
         d.mul_(weights.unsqueeze(-1))
-        for layer in range(len(self.names) - 1, -1, -1):
-            weight, bias = self.names[layer]
-            below = torch.bmm(d, views[weight]) if layer else None  # before the caller changes the weights in place
-            yield weight, bias, d, hidden[layer]
+        for layer in range(len(layers) - 1, -1, -1):
+            weight, _ = layers[layer]
+            below = torch.bmm(d, weight) if layer else None  # before the caller changes the weights in place
+            yield d, hidden[layer]
             if below is not None:
                 h = hidden[layer]
                 d = below.mul_(h > 0) if self.after[layer - 1] is nn.ReLU else below.mul_(1 - h.square())

@@ -106,5 +106,5 @@ class LocalTraining:
 
     @property
     def plain(self) -> bool:
-        """Whether a local step is x - rate * direction and nothing else."""
-        return self.optimizer == "sgd" and self.momentum == 0 and self.weight_decay == 0 and self.clip_norm is None
+        """Whether a local step is x - rate * (direction + weight_decay x) and nothing else."""
+        return self.optimizer == "sgd" and self.momentum == 0 and self.clip_norm is None

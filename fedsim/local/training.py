@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from fedsim import rng
-from fedsim.algorithms.base import ClientRule, LocalInfo, State, norm
+from fedsim.algorithms.base import ClientRule, LocalInfo, State
+from fedsim.algorithms.directions import Affine, norm
 from fedsim.local.batches import Batches
+from fedsim.local.gradients import GradientKernel
 from fedsim.local.optimizers import spatial_means
 from fedsim.local.settings import LocalTraining
+
+STAGED = 512  # examples made ready at once
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,17 @@ class Chunk:
 
 
 class Kernel:
-    """What training needs of a model: `gradient`, a kernel of `fedsim.local.gradients`, `examples_of(index) -> inputs, targets`, and
-    `fisher(x, clients) -> [C, P]`."""
+    """What training needs of a model: `gradient`, a kernel of `fedsim.local.gradients`, `examples_of(index [...]) -> inputs [..., shape],
+    targets`, which may reuse its memory at the next call, and `fisher(x, clients) -> [C, P]`."""
 
-    def __init__(self, gradient, examples_of: Callable, fisher: Callable[[Tensor, np.ndarray], Tensor]) -> None:
+    def __init__(self, gradient: GradientKernel, examples_of: Callable, fisher: Callable[[Tensor, np.ndarray], Tensor]) -> None:
         self.gradient, self.examples_of, self.fisher = gradient, examples_of, fisher
 
 
 class _BatchGradient:
     """The gradient of one mini-batch of each client as a function of the point."""
 
-    def __init__(self, kernel, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    def __init__(self, kernel: GradientKernel, batch: list[Tensor]) -> None:
         self.kernel, self.batch = kernel, batch
 
     def __call__(self, point: Tensor) -> Tensor:
@@ -80,18 +84,22 @@ def _train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kern
     if settings.relaxation and chunk.local_state:
         start = torch.lerp(start, memory.pop("trained"), -settings.relaxation)
     x = start.clone()
-    fused = rule.plain_sgd and settings.plain and hasattr(kernel.gradient, "descend")
-    for step in range(int(batches.steps.max())):
-        active = int((batches.steps > step).sum())
-        inputs, targets = kernel.examples_of(batches.index[:active, step])
-        weights = _weights(batches.count[:active, step], inputs.shape[1], x)
-        if fused:
-            kernel.gradient.descend(x[:active], inputs, targets, weights, rate)
-            continue
-        grad = _BatchGradient(kernel.gradient, (inputs, targets, weights))
-        shared = {name: value if len(value) == 1 else value[:active] for name, value in chunk.shared.items()}
+    form, bound = rule.form(chunk.anchor, state, chunk.shared), 0
+    if form is not None and settings.plain:
+        form = replace(form, pull=form.pull + settings.weight_decay)
+    for step, active, *batch in _staged(batches, kernel.examples_of, x):
         now = x[:active]
-        found = rule.direction(grad, now, chunk.anchor[:active], _first(state, active), shared)
+        if form is not None and settings.plain:
+            if active != bound:
+                descend, bound = kernel.gradient.descent(now, _of_first(form, active), rate), active
+            descend(*batch)
+            continue
+        grad = _BatchGradient(kernel.gradient, batch)
+        if form is not None:
+            found = _of_first(form, active).direction(grad, now)
+        else:
+            shared = {name: value if len(value) == 1 else value[:active] for name, value in chunk.shared.items()}
+            found = rule.direction(grad, now, chunk.anchor[:active], _first(state, active), shared)
         if isinstance(found, tuple):
             direction, changed = found
             state |= {name: torch.cat([value, state[name][active:]]) for name, value in changed.items()}
@@ -123,10 +131,24 @@ def _signs(chunk: Chunk, active: int, step: int, like: Tensor) -> Tensor:
     return torch.from_numpy((words & np.uint64(1)).astype(np.float32) * 2 - 1).to(like)
 
 
-def _weights(count: np.ndarray, width: int, like: Tensor) -> Tensor:
-    """[c, B]: 1/count for the examples that count, 0 for padding."""
-    counts = torch.from_numpy(count).to(like).unsqueeze(-1)
-    return (torch.arange(width, device=like.device) < counts).to(like) / counts
+def _of_first(form: Affine, count: int) -> Affine:
+    return form if form.offset is None or len(form.offset) == 1 else replace(form, offset=form.offset[:count])
+
+
+def _staged(batches: Batches, examples_of: Callable, like: Tensor) -> Iterator[tuple[int, int, Tensor, Tensor, Tensor]]:
+    """Step by step: its number, the clients c that take it, inputs [c, B, ...], targets and weights [c, B] (1/count for the examples that
+    count, 0 for padding). Inputs are fetched for several steps at once."""
+    taking = (batches.steps[:, None] > np.arange(batches.index.shape[1])).sum(axis=0).tolist()
+    clients, steps, width = batches.index.shape
+    at_once = max(1, STAGED // (clients * width))
+    for first in range(0, steps, at_once):
+        part = slice(first, min(first + at_once, steps))
+        inputs, targets = examples_of(np.ascontiguousarray(batches.index[: taking[first], part].swapaxes(0, 1)))
+        counts = torch.from_numpy(batches.count[: taking[first], part].T.astype(np.float64)).to(like).unsqueeze(-1)
+        weights = (torch.arange(width, device=like.device) < counts).to(like).div_(counts.clamp_min(1))
+        for step in range(first, part.stop):
+            active, at = taking[step], step - first
+            yield step, active, inputs[at, :active], targets[at, :active], weights[at, :active]
 
 
 def _reordered(chunk: Chunk, order: np.ndarray) -> Chunk:

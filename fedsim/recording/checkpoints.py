@@ -18,6 +18,7 @@ import numpy as np
 
 from fedsim.component import PositiveInt, component
 from fedsim.errors import ConfigError
+from fedsim.reading import read_file
 from fedsim.recording.checkpoint_file import BadCheckpoint, Facts, load, save
 from fedsim.recording.files import flat, plain, read_yaml, shown, sync_folder, why
 from fedsim.recording.recorder import CHECKPOINTS, ROWS, Recorder, versions
@@ -127,8 +128,7 @@ class Checkpoints:
             kept, here = (", ".join(f"{count} {name}" for name, count in sizes.items()) for sizes in (facts.sizes, self.sizes))
             raise BadCheckpoint(f"it is of {kept}; here are {here}")
         try:
-            with open(rows, "rb") as file:
-                before = file.read(facts.rows)
+            before = read_file(rows)[: facts.rows]
         except OSError as error:
             raise BadCheckpoint(f"{rows.name}, which it goes with, cannot be read ({why(error)})") from None
         if len(before) != facts.rows or hashlib.sha256(before).hexdigest() != facts.rows_sha256:

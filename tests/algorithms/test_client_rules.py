@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fedsim.algorithms
-from fedsim.algorithms import Aggregator, ClientRule, FedCM, FedSmoo, FedSpeed, LocalInfo, Scaffold
+from fedsim.algorithms import Affine, Aggregator, ClientRule, FedCM, FedProx, FedSmoo, FedSpeed, LocalInfo, Scaffold
 from fedsim.algorithms.base import RoundInfo
 
 for module in pkgutil.iter_modules(fedsim.algorithms.__path__):
@@ -113,10 +113,23 @@ def test_a_stack_of_clients_is_each_client_alone(part):
         torch.testing.assert_close(alone, expected, rtol=1e-12, atol=1e-12)
 
 
-@named([rule for rule in RULES if rule.plain_sgd])
-def test_a_rule_that_declares_plain_sgd_has_no_steps_of_its_own(part):
-    hooks = ("start", "direction")
-    assert all(getattr(type(part), hook) is getattr(ClientRule, hook) for hook in hooks)
+def test_a_direction_counts_more_than_the_form_it_was_derived_from():
+    class Reversed(FedProx):
+        def direction(self, grad, x, anchor, state, shared):
+            return -super().direction(grad, x, anchor, state, shared)
+
+    class Halved(Reversed):
+        def affine(self, anchor, state, shared):
+            return Affine(scale=0.5)
+
+    x = random(2, 3, seed=1)
+    assert FedProx().form(x, {}, {}).pull == 0.1 and Reversed().form(x, {}, {}) is None and Halved().form(x, {}, {}).scale == 0.5
+
+
+def test_which_rules_have_a_form():
+    x = random(CLIENTS, SIZE, seed=3)
+    formed = {type(rule).__name__ for rule in RULES if rule.form(x, rule.init(x), rule.init_shared(x)) is not None}
+    assert formed >= {"ClientRule", "FedCM", "FedProx", "FedSam", "FedSpeed", "Scaffold", "Sgd"} and "FedSmoo" not in formed
 
 
 @named(AGGREGATORS)

@@ -6,7 +6,7 @@ import torch
 
 from fedsim.algorithms import FedAvg, FedSpeed
 from fedsim.local.batches import draw_batches
-from fedsim.local.gradients import DenseGradient
+from fedsim.local.gradients import DenseGradient, GradientKernel
 from fedsim.local.settings import LocalTraining
 from fedsim.local.training import Chunk, Kernel, train
 from fedsim.models import build_model
@@ -124,10 +124,10 @@ def test_the_correction_is_an_exponential_average_of_merged_gradients(merge):
     module = build_model(simulation.model, task.dataset.input_shape, task.dataset.outputs, 0).double()
     kernel, seen = DenseGradient(module, Layout.of(module), True), []
 
-    def recording(x, *batch):
-        gradients = kernel(x, *batch)
-        seen.append(gradients.clone())
-        return gradients
+    class Recording(GradientKernel):
+        def __call__(self, x, *batch):
+            seen.append(kernel(x, *batch))
+            return seen[-1].clone()
 
     def no_fisher(x, clients):
         raise AssertionError("FedSpeed asks for no Fisher information")
@@ -141,7 +141,7 @@ def test_the_correction_is_an_exponential_average_of_merged_gradients(merge):
     old = 0.1 * torch.randn(anchor.shape, generator=random, dtype=torch.float64)
     shared = {"mean_dual": torch.zeros_like(anchor[:1])}
     chunk = Chunk(0, 0, clients, batches, task.shards.sizes[clients], anchor, {"dual": old}, {}, shared)
-    _, state, _, _ = train(chunk, rule, simulation.local, Kernel(recording, examples_of, no_fisher), rate)
+    _, state, _, _ = train(chunk, rule, simulation.local, Kernel(Recording(module, kernel.layout, True), examples_of, no_fisher), rate)
 
     assert len(set(batches.steps)) > 1 and len(seen) == 2 * batches.steps.max()
     for client, steps in enumerate(batches.steps):

@@ -12,9 +12,9 @@ from fedsim.engine import InProcess
 from fedsim.engine import worker as worker_file
 from fedsim.engine.inprocess import InProcessSession
 from fedsim.engine.task import TrainJob
-from fedsim.engine.worker import Examples
 from fedsim.errors import ConfigError
 from fedsim.local import LocalTraining
+from fedsim.local.examples import Examples
 from fedsim.participation import Uniform
 from fedsim.protocols import Gossip
 from fedsim.topology import Ring
@@ -151,11 +151,15 @@ def test_examples_are_normalised_when_used():
     expected = (dataset.train.x[index] / 255 - dataset.mean) / dataset.std
     np.testing.assert_allclose(x.numpy(), expected, rtol=0, atol=1e-6)
     assert x.dtype == torch.float32 and y.tolist() == index.tolist()
+    for again in (index, index[:1], index.repeat(3, axis=1)):  # in memory that is used again, smaller and larger
+        assert all(torch.equal(found, afresh) for found, afresh in zip(examples.staged(again), examples.batch(again), strict=True))
 
 
 def test_tokens_are_used_as_they_are():
     dataset = dataclasses.replace(images(), train=Split(np.arange(12).reshape(4, 3), np.arange(4)), tokens=True)
     x, _ = Examples(dataset.train, dataset, torch.device("cpu")).batch(np.array([1, 3]))
+    assert x.tolist() == [[3, 4, 5], [9, 10, 11]]
+    x, _ = Examples(dataset.train, dataset, torch.device("cpu")).staged(np.array([1, 3]))
     assert x.tolist() == [[3, 4, 5], [9, 10, 11]]
 
 

@@ -1,12 +1,14 @@
 """Gradient kernels against a plain torch module and its backward pass, in float64."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fedsim.algorithms import Affine
 from fedsim.local.gradients import DenseGradient, LoopedGradient, VmappedGradient, clients_per_call, gradient_kernel
 from fedsim.local.settings import LocalTraining
 from fedsim.models import MLP, LeNet, LogisticRegression
@@ -99,6 +101,7 @@ def test_kernels_agree_with_backward(model, kernel, task):
 def test_hessian_vector_products_agree_with_double_backward(model, kernel, classification):
     module, x, inputs, targets, weights = batch(model, 3, classification)
     layout, rows = Layout.of(module), []
+    product = kernel(module, layout, classification).hvp
     vector = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     for c, count in enumerate(COUNTS):
         at = x[c].clone().requires_grad_()
@@ -106,20 +109,41 @@ def test_hessian_vector_products_agree_with_double_backward(model, kernel, class
         loss = F.cross_entropy(outputs, targets[c, :count]) if classification else F.mse_loss(outputs, targets[c, :count])
         (gradient,) = torch.autograd.grad(loss, at, create_graph=True)
         rows.append(torch.autograd.grad(gradient @ vector[c], at)[0])
-    found = kernel(module, layout, classification).hvp(x, vector, inputs, targets, weights)
+    found = product(x, vector, inputs, targets, weights)
     assert torch.stack(rows).abs().amax(dim=1).min() > 1e-4
     torch.testing.assert_close(found, torch.stack(rows), rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize("classification", [True, False])
-@pytest.mark.parametrize("model", DENSE)
-def test_fused_descent_is_a_step_along_the_gradient(model, classification):
+FORMS = {
+    "gradient": Affine(),
+    "scaled": Affine(scale=0.3),
+    "pulled": Affine(pull=0.4),
+    "uphill": Affine(radius=0.2),
+    "all": Affine(scale=0.3, radius=0.2, pull=0.4),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("offset_rows", [0, 1, 3])
+@pytest.mark.parametrize("classification", [True, False], ids=["classification", "regression"])
+@pytest.mark.parametrize(("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value))
+def test_two_steps_of_descent_by_hand(model, kernel, classification, offset_rows, form):
+    """Against d = scale g(x + radius g / |g|) + pull x + offset with the gradients of a plain loop."""
     module, x, inputs, targets, weights = batch(model, 3, classification)
-    kernel = DenseGradient(module, Layout.of(module), classification)
-    expected = x - 0.7 * kernel(x, inputs, targets, weights)
+    offset = torch.randn(offset_rows, x.shape[1], generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    form = replace(FORMS[form], offset=offset if offset_rows else None)
+    gradient = functools.partial(plain_gradients, inputs=inputs, targets=targets, classification=classification)
+    expected = x.clone()
+    for _ in range(2):
+        found = gradient(module, expected)
+        length = found.norm(dim=1, keepdim=True) + 1e-7
+        found = gradient(module, expected + form.radius * found / length) if form.radius else found
+        expected = expected - 0.3 * (form.scale * found + form.pull * expected + (offset if offset_rows else 0))
     before = inputs.clone()
-    assert kernel.descend(x, inputs, targets, weights, 0.7) is None
-    torch.testing.assert_close(x, expected, rtol=1e-12, atol=1e-14)
+    step = kernel(module, Layout.of(module), classification).descent(x, form, 0.3)
+    for _ in range(2):
+        assert step(inputs, targets, weights) is None
+    torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-11)
     assert torch.equal(inputs, before)
 
 

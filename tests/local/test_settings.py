@@ -39,8 +39,8 @@ def test_refusals(settings, message):
 
 
 def test_plain_steps_have_no_other_terms():
-    assert LocalTraining(rate=3.0).plain
-    for extra in ({"momentum": 0.5}, {"weight_decay": 0.1}, {"clip_norm": 1.0}, {"optimizer": "adam"}):
+    assert LocalTraining(rate=3.0, weight_decay=0.1).plain
+    for extra in ({"momentum": 0.5}, {"clip_norm": 1.0}, {"optimizer": "adam"}):
         assert not LocalTraining(**extra).plain
 
 

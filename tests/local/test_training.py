@@ -1,15 +1,18 @@
 """Local training against a plain loop over clients with torch's own optimizer."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
-from fedsim.algorithms import ClientRule, FedSpeed, Sgd
-from fedsim.local.gradients import DenseGradient
+from fedsim.algorithms import ClientRule, FedProx, FedSam, FedSpeed, Sgd
+from fedsim.local.gradients import gradient_kernel
 from fedsim.local.settings import LocalTraining
 from tests.local.clients import MODELS, SIZES, Clients, local
 
 SETTINGS = {
     "plain": {},
+    "decay": {"weight_decay": 0.1},
     "momentum": {"momentum": 0.9},
     "clipping, decay and momentum": {"momentum": 0.5, "weight_decay": 0.1, "clip_norm": 0.3},
 }
@@ -100,24 +103,25 @@ def test_momentum_lives_as_long_as_it_is_set_to(keep):
     torch.testing.assert_close(second, clients.plain(settings, optimizers, expected, round=1), rtol=0, atol=1e-10)
 
 
-def test_plain_sgd_is_fused_and_nothing_else(monkeypatch):
-    calls = []
-    descend = DenseGradient.descend
-    monkeypatch.setattr(DenseGradient, "descend", lambda self, *args: calls.append(1) or descend(self, *args))
+@pytest.mark.parametrize("rule", [Sgd(), FedProx(strength=0.5), FedSam(radius=0.1)], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("execution", ["looped", "stacked"])
+def test_plain_steps_along_a_form_go_through_the_kernel_and_no_others(monkeypatch, execution, rule):
+    class General(type(rule)):
+        def direction(self, *where):
+            return super().direction(*where)
 
-    class Unfused(Sgd):
-        plain_sgd = False
-
-    clients, settings = Clients("relu", dtype=torch.float32), local()
-    unfused = clients.train(settings, Unfused())[3]
-    assert not calls
-    fused = clients.train(settings)[3]
-    assert len(calls) == max(local_steps_of(clients, settings))
-    torch.testing.assert_close(fused, unfused, rtol=0, atol=1e-6)
-    calls.clear()
-    for other in ({"momentum": 0.1}, {"weight_decay": 0.1}, {"clip_norm": 1.0}, {"execution": "looped"}):
-        clients.train(local(**other))
-    assert not calls
+    clients, settings = Clients("relu", dtype=torch.float32), local(execution=execution, weight_decay=0.05)
+    kernel, descents = gradient_kernel(clients.module, settings, "cpu"), []
+    descent = kernel.descent
+    monkeypatch.setattr(kernel, "descent", lambda self, *form: descents.append(form) or descent(self, *form))
+    expected = clients.train(settings, General(*(getattr(rule, field.name) for field in fields(rule))))[3]
+    assert not descents
+    torch.testing.assert_close(clients.train(settings, rule)[3], expected, rtol=0, atol=1e-6)
+    assert descents
+    descents.clear()
+    for other in ({"momentum": 0.1}, {"clip_norm": 1.0}, {"optimizer": "adam"}):
+        clients.train(local(**other, execution=execution), rule)
+    assert not descents
 
 
 def test_clipping_bounds_the_step():
