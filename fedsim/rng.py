@@ -6,6 +6,7 @@ give counter-addressed numbers for many (round, client, position) at once, witho
 
 from __future__ import annotations
 
+import functools
 import zlib
 
 import numpy as np
@@ -37,13 +38,18 @@ def philox(counter: tuple[np.ndarray | int, ...], key: tuple[int, int]) -> list[
     return [c0, c1, c2, c3]
 
 
+@functools.lru_cache(maxsize=64)
+def _key(seed: int, purpose: str) -> tuple[int, int]:
+    first, second = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(2, np.uint32)
+    return int(first), int(second)
+
+
 def bits(seed: int, purpose: str, round: int, clients: np.ndarray, width: int, stream: int = 0) -> np.ndarray:
     """32 random bits for each (round, client, position < width): uint64 [clients, width]. `stream` separates draws of one purpose
     (epochs, say). A value depends on its own coordinates only, not on which clients are drawn together, nor on `width`."""
-    state = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(2, np.uint32)
     blocks = np.arange(-(-width // 4), dtype=np.uint64)
     ids = np.asarray(clients, dtype=np.uint64)[:, None]
-    words = philox((blocks[None, :], ids, np.uint64(round), np.uint64(stream)), (int(state[0]), int(state[1])))
+    words = philox((blocks[None, :], ids, np.uint64(round), np.uint64(stream)), _key(seed, purpose))
     return np.stack(words, axis=-1).reshape(len(ids), 4 * len(blocks))[:, :width]
 
 

@@ -12,12 +12,13 @@ from torch import Tensor
 from fedsim.algorithms.base import COHORT, MIXING, OTHERS, Averaging, Reports, RoundInfo
 from fedsim.attacks import Attack, NoAttack
 from fedsim.engine.base import Session
-from fedsim.engine.task import CANDIDATES, STATISTICS, EvaluateJob, MixJob, SumJob, Task, TrainJob
+from fedsim.engine.task import CANDIDATES, STATISTICS, AverageJob, EvaluateJob, MixJob, SumJob, Task, TrainJob
 from fedsim.exchange import advance, merged_rows
 from fedsim.failures import Failures
 from fedsim.kept_rows import KeptRows
 from fedsim.local.batches import local_steps
 from fedsim.local.gradients import clients_per_call
+from fedsim.products import shares
 from fedsim.protocols.base import Payload, Plan, Tick
 from fedsim.receivers import Receivers
 from fedsim.screening import Diverged, Screening
@@ -195,8 +196,14 @@ class Rounds:
     def _graph_step(self, tick: Tick, reports: Reports, values: np.ndarray) -> None:
         weights = {channel: matrix.astype(np.float32).tocsr() for channel, matrix in self._weights(tick, values).items()}
         others, info = np.diff(tick.others.tocsr().indptr) > 0, self._info(tick, reports)
-        jobs = []
-        if len(tick.receivers):
+        jobs: list[MixJob | AverageJob] = []
+        if len(tick.receivers) and self.task.averages:
+            merge, base = weights["update"], tick.base.tocsr()
+            models = base[:, tick.anchors]
+            alike = base.nnz == merge.nnz == models.nnz and not (merge != models).nnz
+            for columns in shares(self.task.layout.size, self.task.local.groups):
+                jobs.append(AverageJob(self.receivers.side, tick.receivers, None if alike else base, merge, tick.anchors, columns))
+        elif len(tick.receivers):
             position = np.arange(len(tick.receivers))
             for rows in np.array_split(position, min(self.task.local.groups, len(position))):
                 merge = {channel: matrix[rows] for channel, matrix in weights.items()}

@@ -18,7 +18,7 @@ import numpy as np
 from fedsim.errors import within_memory
 
 SHARED_MEMORY = Path("/dev/shm")
-Rows = slice | np.ndarray
+Rows = slice | np.ndarray | tuple[slice | np.ndarray, slice]  # or some columns of them
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedsim.engine.arena import Arena, ArraySpec, SharedArena
 from fedsim.engine.base import Session
 from fedsim.engine.faults import SMALLER, Failure, LostWorker, WorkersLost, memory_advice
 from fedsim.engine.processes import Hosted, killed_for_memory
-from fedsim.engine.task import EvaluateJob, Job, MixJob, Task, TrainJob
+from fedsim.engine.task import AverageJob, EvaluateJob, Job, MixJob, Task, TrainJob
 
 if TYPE_CHECKING:
     from fedsim.engine.ray import Ray
@@ -27,7 +29,12 @@ START_SECONDS = 120  # until a worker is there
 ANSWER_SECONDS = 2  # until a node answers
 AT_ONCE = 0.75  # share of a phase's work that is dealt out at once, longest first; the rest goes to whoever is free
 DONE = "jobs_done"  # an array: what each worker has counted, which tells one that is slow from one that hangs
-PHASES = {TrainJob: "in the training of round {}", MixJob: "in the exchange of round {}", EvaluateJob: "in an evaluation after round {}"}
+PHASES = {
+    TrainJob: "in the training of round {}",
+    MixJob: "in the exchange of round {}",
+    AverageJob: "in the exchange of round {}",
+    EvaluateJob: "in an evaluation after round {}",
+}
 ADVICE = f"engine.workers, {SMALLER}"
 
 
@@ -269,7 +276,7 @@ class Phase:
     def _references(self, job: Job) -> dict[str, Any]:
         session, references = self.session, {}
         for name, rows in job.reads(session.task, session.arena).items():
-            key = (name, str(rows) if isinstance(rows, slice) else rows.tobytes())
+            key = (name, rows.tobytes() if isinstance(rows, np.ndarray) else str(rows))
             if key not in self.sent:
                 self.sent[key] = session.ray.put(session.arena.take({name: rows})[name])
             references[name] = self.sent[key]

@@ -83,6 +83,13 @@ class Task:
         return self.receivers if self.place == "walk" else self.clients
 
     @functools.cached_property
+    def averages(self) -> bool:
+        """Whether receivers do nothing with what they hear but add the average of the updates to that of the models."""
+        vectors = self.rule.init_shared(torch.zeros(1, 1)) | self.aggregator.init_receiver(torch.zeros(1, 1))
+        absorbs = type(self.rule).absorb is not ClientRule.absorb
+        return self.aggregator.adds_updates and not (self.aggregator.rows or self.correction is not None or absorbs or vectors)
+
+    @functools.cached_property
     def channels(self) -> dict[str, int]:
         """Length of every channel."""
         lengths = dict.fromkeys(self.rule.channels, self.layout.size) | self.rule.lengths
@@ -213,6 +220,29 @@ class MixJob:
 
 
 @dataclass(frozen=True)
+class AverageJob:
+    """The next models of all receivers [r] where nothing but an average is asked for (`Task.averages`): some columns of
+    base @ models + merge @ updates, or of merge @ (models + updates) where the two have the same weights.
+
+    base: [r, R], None: the same weights; merge: [r, cohort]; anchors: int64 [cohort], as in MixJob; columns: with start and stop.
+    """
+
+    side: int
+    receivers: np.ndarray
+    base: csr_array | None
+    merge: csr_array
+    anchors: np.ndarray
+    columns: slice
+    cost: float = 1.0
+
+    def reads(self, task: Task, arena) -> dict[str, Rows]:
+        return {models(self.side): (slice(None), self.columns), "message/update": (slice(0, self.merge.shape[1]), self.columns)}
+
+    def writes(self, task: Task, arena) -> dict[str, Rows]:
+        return {models(1 - self.side): (self.receivers, self.columns)}
+
+
+@dataclass(frozen=True)
 class EvaluateJob:
     """Evaluate models on examples of a split. models: name of the array, rows int64 [m]; examples: slice or int64 [n];
     example_values: give each example's loss and hit instead of their sums."""
@@ -231,4 +261,4 @@ class EvaluateJob:
         return {}
 
 
-Job = TrainJob | SumJob | MixJob | EvaluateJob
+Job = TrainJob | SumJob | MixJob | AverageJob | EvaluateJob

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from fedsim.algorithms.base import State
 from fedsim.algorithms.directions import norm
 from fedsim.engine.arena import Arena
-from fedsim.engine.task import MEMORY, OPTIMIZER, RULE, STATISTICS, EvaluateJob, Job, MixJob, SumJob, Task, TrainJob, models
+from fedsim.engine.task import MEMORY, OPTIMIZER, RULE, STATISTICS, AverageJob, EvaluateJob, Job, MixJob, SumJob, Task, TrainJob, models
 from fedsim.exchange import advance, merged_rows
 from fedsim.local.batches import draw_batches
 from fedsim.local.examples import Examples
@@ -21,6 +22,7 @@ from fedsim.local.fisher import diagonal_fisher
 from fedsim.local.gradients import clients_per_call, example_losses, gradient_kernel
 from fedsim.local.training import Chunk, Kernel, train
 from fedsim.models.pooling import pooled_first
+from fedsim.products import product, tiles
 
 EVALUATION_BATCH, CONVOLUTION_BATCH = 1000, 128  # examples; larger batches of images are slower and take more memory
 
@@ -42,14 +44,20 @@ class Worker:
         self.shards = self.examples["train"]
         if task.poisoned is not None:
             self.shards = Examples(replace(task.dataset.train, y=task.poisoned), task.dataset, self.device)
+        self.runs: dict[type, Callable] = {
+            TrainJob: self._train,
+            SumJob: self._sum,
+            MixJob: self._mix,
+            AverageJob: self._average,
+            EvaluateJob: self._evaluate,
+        }
         self.kernel = Kernel(gradient, self.shards.staged, self._fisher)
 
     def run(self, job: Job):
-        """Run one job: a TrainJob gives the norms of the updates, an EvaluateJob losses and hits, a MixJob whether
-        its models are finite; the rest is in the arena."""
-        run = {TrainJob: self._train, SumJob: self._sum, MixJob: self._mix, EvaluateJob: self._evaluate}[type(job)]
+        """Run one job: a TrainJob gives the norms of the updates, an EvaluateJob losses and hits, a MixJob or AverageJob whether its models
+        are finite; the rest is in the arena."""
         with torch.no_grad():
-            return run(job)
+            return self.runs[type(job)](job)
 
     def _rows(self, name: str, rows: np.ndarray) -> Tensor:
         """Copies of rows of an array, on the host."""
@@ -122,21 +130,38 @@ class Worker:
 
     def _mix(self, job: MixJob) -> bool:
         """Whether the models of the block are finite."""
-        messages = {
-            name: matrix @ self.arena[f"message/{name}"][: matrix.shape[1]]
+        mixed = {
+            name: product(matrix, torch.from_numpy(self.arena[f"message/{name}"]))
             for name, matrix in job.merge.items()
             if not (self.task.aggregator.rows and name == "update")
         }
-        mixed = {name: torch.from_numpy(message) for name, message in messages.items()}
         present = self.arena[models(job.side)]
         if self.task.aggregator.rows:
             mixed["update"] = self._merged(job)
             base = torch.from_numpy(present[job.receivers])
         else:
-            base = torch.from_numpy(job.base @ present)
+            base = product(job.base, torch.from_numpy(present))
         own = self._rows(f"message/{STATISTICS}", job.own) if self.task.correction is not None else None
         others = torch.from_numpy(job.others).unsqueeze(-1)
         return advance(self.task, self.arena, (job.side, 1 - job.side), base, mixed, own, others, job.info)
+
+    def _average(self, job: AverageJob) -> bool:
+        """Whether the columns are finite. A tile of all rows is copied together, since the rows themselves lie pages apart."""
+        present, updates = (torch.from_numpy(self.arena[name]) for name in (models(job.side), "message/update"))
+        following, receivers = torch.from_numpy(self.arena[models(1 - job.side)]), torch.from_numpy(job.receivers)
+        updates, anchors = updates[: job.merge.shape[1]], torch.from_numpy(job.anchors)
+        everyone = len(anchors) == len(present) and bool((anchors == torch.arange(len(anchors))).all())
+        whole = len(receivers) == len(following) and bool((receivers == torch.arange(len(receivers))).all())
+        finite = True
+        for tile in tiles(job.columns, len(present)):
+            here = present[:, tile]
+            if job.base is None:
+                mixed = product(job.merge, (here if everyone else here[anchors]) + updates[:, tile])
+            else:
+                mixed = product(job.base, here.contiguous()).add_(product(job.merge, updates[:, tile].contiguous()))
+            following[slice(None) if whole else receivers, tile] = mixed
+            finite = finite and bool(torch.isfinite(torch.stack(torch.aminmax(mixed))).all())
+        return finite
 
     def _merged(self, job: MixJob) -> Tensor:
         """Mixed updates [r, P] of an aggregator that sees single ones: the trained models heard, less the receiver's model."""
@@ -154,14 +179,16 @@ class Worker:
         examples, losses, hits = self.examples[job.split], [], []
         every = np.arange(len(examples))[job.examples]
         size = CONVOLUTION_BATCH if any(isinstance(part, nn.Conv2d) for part in self.module.modules()) else EVALUATION_BATCH
-        for row in job.rows.tolist():
-            parameters = self.task.layout.views(self._rows(job.models, np.array([row]))[0].to(self.device))
-            for start in range(0, len(every), size):
-                inputs, targets = examples.batch(every[start : start + size])
+        stack = [self.task.layout.views(row) for row in self._rows(job.models, job.rows).to(self.device)]
+        for start in range(0, len(every), size):
+            inputs, targets = examples.batch(every[start : start + size])
+            for parameters in stack:
                 outputs = torch.func.functional_call(self.module, parameters, (inputs,))
                 losses.append(example_losses(outputs, targets, self.task.classification).double())
                 hits.append((outputs.argmax(-1) == targets).double() if self.task.classification else torch.zeros_like(losses[-1]))
-        values = [torch.cat(parts).cpu().numpy().reshape(len(job.rows), len(every)) for parts in (losses, hits)]
+        rows = len(stack)  # from [batch][model] to [model, example]
+        values = [torch.cat([torch.cat(parts[row::rows]) for row in range(rows)]).cpu().numpy() for parts in (losses, hits)]
+        values = [value.reshape(rows, len(every)) for value in values]
         return tuple(values) if job.example_values else tuple(value.sum(axis=1) for value in values)
 
 

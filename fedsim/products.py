@@ -1,0 +1,31 @@
+"""Weighted sums of rows by a sparse matrix: how models and messages are mixed."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_array
+from torch import Tensor
+
+TILE = 1 << 17  # numbers of a tile, which then stays in a core's cache while its rows are read degree + 1 times
+LINE = 16  # numbers of a cache line
+
+
+def product(matrix: csr_array, rows: Tensor) -> Tensor:
+    """matrix [r, S] times rows [S, Q], float32 [r, Q]. A row of the result is summed in the order of the matrix' entries, whatever other
+    rows and columns are computed with it."""
+    indices, offsets = torch.from_numpy(matrix.indices), torch.from_numpy(matrix.indptr)
+    weights = torch.from_numpy(matrix.data)
+    return F.embedding_bag(indices, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+def tiles(columns: slice, rows: int) -> list[slice]:
+    """The columns in pieces of whole cache lines, so narrow that `rows` rows of one fit into a core's cache."""
+    width = max(TILE // max(rows, 1) // LINE, 1) * LINE
+    return [slice(start, min(start + width, columns.stop)) for start in range(columns.start, columns.stop, width)]
+
+
+def shares(size: int, count: int) -> list[slice]:
+    """0..size in at most `count` equal pieces of whole cache lines."""
+    width = -(-size // (count * LINE)) * LINE
+    return [slice(start, min(start + width, size)) for start in range(0, size, width)]
