@@ -129,9 +129,16 @@ class Rounds:
         receivers, count = tick.receivers, torch.from_numpy(heard).unsqueeze(-1)
         return RoundInfo(tick.round, self.task.seed, receivers, count, self.task.members, reports.rate, steps, judge)
 
-    def _groups(self, size: int) -> list[np.ndarray]:
-        """Positions in a cohort, cut into groups that depend on its size alone."""
-        return np.array_split(np.arange(size), min(self.task.local.groups, -(-size // self.chunk))) if size else []
+    def _groups(self, cohort: np.ndarray) -> list[np.ndarray]:
+        """Positions in a cohort, cut into groups that depend on nothing but the shards: in order where all take as many steps, else so that
+        clients of a chunk take about as many, and groups have about as much to do."""
+        size, chunk = len(cohort), self.chunk
+        count, steps = min(self.task.local.groups, -(-size // chunk)), local_steps(self.sizes[cohort], self.task.local)
+        if not size or steps.min() == steps.max():
+            return np.array_split(np.arange(size), count) if size else []
+        order = np.argsort(-steps, kind="stable")
+        chunks = [order[start : start + chunk] for start in range(0, size, chunk)]
+        return [np.concatenate(chunks[group::count]) for group in range(count)]
 
     def _train(self, tick: Tick, rate: float, weights: dict[str, np.ndarray] | None) -> tuple[int, np.ndarray, np.ndarray]:
         """Train the cohort in groups; the number of groups, the norms of the updates [S], and the rows where clients' state lies then
@@ -147,12 +154,15 @@ class Rounds:
             self.reserved = size
         work = local_steps(self.sizes[tick.cohort], local) * np.minimum(self.sizes[tick.cohort], local.batch_size)
         jobs = []
-        for group, columns in enumerate(self._groups(size)):
+        for group, columns in enumerate(self._groups(tick.cohort)):
             part = None if weights is None else {channel: values[columns] for channel, values in weights.items()}
             clients, anchors, rows = tick.cohort[columns], tick.anchors[columns], (kept[columns], keep[columns])
             cost = float(work[columns].sum())
             jobs.append(TrainJob(tick.round, rate, self.receivers.side, clients, anchors, columns, *rows, part, group, cost))
-        return len(jobs), np.concatenate(self.session.run(jobs)), keep
+        norms = np.zeros(size, np.float32)
+        for job, found in zip(jobs, self.session.run(jobs), strict=True):
+            norms[job.columns] = found
+        return len(jobs), norms, keep
 
     def _claimed(self, count: int) -> np.ndarray:
         before = self.kept.used
@@ -176,7 +186,7 @@ class Rounds:
         weights = {channel: matrix.toarray()[0] for channel, matrix in self._weights(tick, values).items()}
         rows = self.task.aggregator.rows
         summed = {channel: value for channel, value in weights.items() if not (rows and channel == "update")}
-        groups = self._groups(len(tick.cohort)) if summed else []
+        groups = self._groups(tick.cohort) if summed else []
         self.session.run([SumJob(at, {name: value[at] for name, value in summed.items()}, group) for group, at in enumerate(groups)])
         mixed = self._total(len(groups))
         if rows:

@@ -36,6 +36,7 @@ class InProcessSession(Session):
 
     def run(self, jobs: Sequence[Job]) -> list:
         with memory_advice(SMALLER):
+            self.worker.announce(jobs)
             return [self.worker.run(job) for job in jobs]
 
     def close(self) -> None:

@@ -173,11 +173,13 @@ class Host:
             return Failure.of(error, _there_and_back)
         return Greeting(self.shares_memory, ray.get_runtime_context().get_node_id(), os.getpid(), process_namespace())
 
-    def run(self, jobs: list[Job], names: list[list[str]], *values: Any) -> tuple[list, list[dict]] | Failure:
-        """Results of jobs, and what each wrote. Where the arena is not shared, names says which rows each job reads, and values has them
-        one after the other."""
+    def run(self, work: tuple[list[Job], list[list[str]]], *values: Any) -> tuple[list, list[dict]] | Failure:
+        """Results of jobs, and what each wrote. work: the jobs, and where the arena is not shared, the names of what each one reads, which
+        values has one after the other."""
         try:
+            jobs, names = work
             results, outputs, given = [], [], iter(values)
+            self.worker.announce(jobs)
             for number, job in enumerate(jobs):
                 arena = self.worker.arena
                 if not self.shares_memory:

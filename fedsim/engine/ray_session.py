@@ -18,6 +18,7 @@ import numpy as np
 
 from fedsim.engine.arena import Arena, ArraySpec, SharedArena
 from fedsim.engine.base import Session
+from fedsim.engine.dealing import at_once, deal
 from fedsim.engine.faults import SMALLER, Failure, LostWorker, WorkersLost, memory_advice
 from fedsim.engine.processes import Hosted, killed_for_memory
 from fedsim.engine.task import AverageJob, EvaluateJob, Job, MixJob, Task, TrainJob
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 120  # until a worker is there
 ANSWER_SECONDS = 2  # until a node answers
-AT_ONCE = 0.75  # share of a phase's work that is dealt out at once, longest first; the rest goes to whoever is free
 DONE = "jobs_done"  # an array: what each worker has counted, which tells one that is slow from one that hangs
 PHASES = {
     TrainJob: "in the training of round {}",
@@ -64,6 +64,7 @@ class RaySession(Session):
         )
         self.restarts, self.kernel_kills = 0, killed_for_memory()
         self.round: int | None = None  # the last one that was trained
+        self.pace: dict[type, float] = {}  # seconds that the last phase of a kind of jobs took
         self.dead_nodes: set[str] = set()
         self.ready: list[Hosted] = []
         self.starting: dict[Any, Hosted] = {}  # by the reference to their greeting
@@ -88,8 +89,9 @@ class RaySession(Session):
             self.round = jobs[0].round
         while self.starting and (greeting := self._first([], wait=not self.ready)):
             self._welcome(greeting)
+        began, kind = time.monotonic(), type(jobs[0])
         phase = Phase(self, jobs)
-        phase.deal()
+        phase.deal(at_once(self.pace.get(kind)))
         while phase.pending or phase.rest:
             reference = self._first(phase.pending, phase.patience())
             if reference is None:
@@ -99,6 +101,7 @@ class RaySession(Session):
             else:
                 phase.receive(reference)
             phase.feed()
+        self.pace[kind] = time.monotonic() - began
         return phase.results
 
     def _first(self, pending, timeout: float | None = None, wait: bool = True):
@@ -209,8 +212,8 @@ class Phase:
         self.rest: list[int] = []
         self.sent: dict[tuple, Any] = {}  # what was put in the object store, by array and rows
 
-    def deal(self) -> None:
-        dealt, self.rest = deal([job.cost for job in self.jobs], len(self.session.ready))
+    def deal(self, share: float) -> None:
+        dealt, self.rest = deal([job.cost for job in self.jobs], len(self.session.ready), share)
         for worker, mine in zip(self.session.ready, dealt, strict=True):
             if mine:
                 self._send(worker, mine)
@@ -270,7 +273,7 @@ class Phase:
             values += references.values()
         # One that shares no memory does not count: all its jobs together have that time each
         patience = (session.settings.hang_seconds or 0) * (1 if worker.shares_memory else len(mine))
-        reference = worker.actor.run.remote([self.jobs[j] for j in mine], names, *values)
+        reference = worker.actor.run.remote(([self.jobs[j] for j in mine], names), *values)
         self.pending[reference] = Call(worker, mine, time.monotonic() + patience, self._done(worker))
 
     def _references(self, job: Job) -> dict[str, Any]:
@@ -281,18 +284,3 @@ class Phase:
                 self.sent[key] = session.ray.put(session.arena.take({name: rows})[name])
             references[name] = self.sent[key]
         return references
-
-
-def deal(costs: Sequence[float], workers: int) -> tuple[list[list[int]], list[int]]:
-    """Jobs for each worker at once, longest first and each to the least loaded, and the rest."""
-    order = sorted(range(len(costs)), key=lambda j: -costs[j])
-    loads, dealt = [0.0] * workers, [[] for _ in range(workers)]
-    limit, given = AT_ONCE * sum(costs), 0.0
-    for place, j in enumerate(order):
-        if place >= workers and (given >= limit or not workers):
-            return dealt, order[place:]
-        worker = loads.index(min(loads))
-        dealt[worker].append(j)
-        loads[worker] += costs[j]
-        given += costs[j]
-    return dealt, []

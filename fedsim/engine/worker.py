@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from fedsim.algorithms.base import State
 from fedsim.algorithms.directions import norm
 from fedsim.engine.arena import Arena
+from fedsim.engine.drawing import Drawing
 from fedsim.engine.task import MEMORY, OPTIMIZER, RULE, STATISTICS, AverageJob, EvaluateJob, Job, MixJob, SumJob, Task, TrainJob, models
 from fedsim.exchange import advance, merged_rows
-from fedsim.local.batches import draw_batches
 from fedsim.local.examples import Examples
 from fedsim.local.fisher import diagonal_fisher
 from fedsim.local.gradients import clients_per_call, example_losses, gradient_kernel
@@ -51,6 +51,7 @@ class Worker:
             AverageJob: self._average,
             EvaluateJob: self._evaluate,
         }
+        self.drawing = Drawing(task)
         self.kernel = Kernel(gradient, self.shards.staged, self._fisher)
 
     def run(self, job: Job):
@@ -58,6 +59,10 @@ class Worker:
         are finite; the rest is in the arena."""
         with torch.no_grad():
             return self.runs[type(job)](job)
+
+    def announce(self, jobs: Sequence[Job]) -> None:
+        """These jobs will be run next: saves time, and changes nothing else."""
+        self.drawing.announce(jobs)
 
     def _rows(self, name: str, rows: np.ndarray) -> Tensor:
         """Copies of rows of an array, on the host."""
@@ -104,8 +109,7 @@ class Worker:
     def _chunk(self, job: TrainJob, part: slice) -> tuple[Chunk, State]:
         """A chunk of a job's clients, and what its aggregator remembers of them."""
         task, clients, anchors = self.task, job.clients[part], job.anchors[part]
-        keys = anchors if task.place == "walk" else clients  # tokens that meet at a client draw batches of their own
-        batches = draw_batches(task.shards, clients, task.local, task.seed, job.round, keys)
+        batches = self.drawing.of(job, part)
         rows = anchors[:1] if (anchors == anchors[0]).all() else anchors
         anchor = self._rows(models(job.side), rows).to(self.device).expand(len(clients), -1)
         prefix = f"shared/{job.side}/"

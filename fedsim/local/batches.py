@@ -36,8 +36,14 @@ class Batches:
     count: np.ndarray
     steps: np.ndarray
 
+    def of(self, part: slice) -> Batches:
+        """Those of some of the clients, no wider or longer than if they had been drawn alone."""
+        steps, count = self.steps[part], self.count[part]
+        longest, widest = int(steps.max()), int(count.max())
+        return Batches(self.index[part, :longest, :widest], count[:, :longest], steps)
 
-RAGGED = 4  # shards so unequal that drawing them together would waste this factor are drawn one by one, with the same result
+
+RAGGED = 4  # shards so unequal that drawing them together would waste this factor are drawn in two parts, with the same result
 
 
 def draw_batches(
@@ -51,8 +57,8 @@ def draw_batches(
     each, width = -(-steps // per_epoch), int(sizes.max())
     epochs = int(each.max())
     if len(clients) > 1 and len(clients) * epochs * width > RAGGED * int((each * sizes).sum()):
-        alone = zip(clients[:, None], keys[:, None], strict=True)
-        return _joined([draw_batches(shards, client, settings, seed, round, key) for client, key in alone])
+        halves = np.array_split(np.argsort(sizes, kind="stable"), 2)
+        return _joined([draw_batches(shards, clients[half], settings, seed, round, keys[half]) for half in halves], np.concatenate(halves))
     outside = np.arange(width)[None, :] >= sizes[:, None]
     orders = []
     for epoch in range(epochs):
@@ -72,11 +78,14 @@ def draw_batches(
     return Batches(shards.indices[starts[:, None, None] + picked], count, steps)
 
 
-def _joined(parts: list[Batches]) -> Batches:
-    """Batches of several clients as one, padded."""
-    shape = [max(part.index.shape[axis] for part in parts) for axis in (1, 2)]
-    index = np.stack(
-        [np.pad(part.index[0], [(0, full - had) for full, had in zip(shape, part.index.shape[1:], strict=True)], "edge") for part in parts]
-    )
-    count = np.stack([np.pad(part.count[0], (0, shape[0] - part.count.shape[1])) for part in parts])
-    return Batches(index, count, np.concatenate([part.steps for part in parts]))
+def _joined(parts: list[Batches], places: np.ndarray) -> Batches:
+    """Batches of several clients as one, padded. places: where each client stands then."""
+    width, length = (max(part.index.shape[axis] for part in parts) for axis in (2, 1))
+    back = np.argsort(places)
+
+    def padded(values: np.ndarray, shape: tuple[int, ...], mode: str) -> np.ndarray:
+        return np.pad(values, [(0, 0), *((0, full - had) for full, had in zip(shape, values.shape[1:], strict=True))], mode)
+
+    index = np.concatenate([padded(part.index, (length, width), "edge") for part in parts])
+    count = np.concatenate([padded(part.count, (length,), "constant") for part in parts])
+    return Batches(index[back], count[back], np.concatenate([part.steps for part in parts])[back])

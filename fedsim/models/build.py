@@ -122,6 +122,6 @@ def _name(factory: Any) -> str:
     return _name(factory.func) if isinstance(factory, functools.partial) else getattr(factory, "__name__", type(factory).__name__)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -18,8 +18,8 @@ from torch import nn
 from fedsim.algorithms import FedAU, FedSpeed, VarianceCorrection
 from fedsim.engine import arena as arena_file
 from fedsim.engine import ray_session as session_file
+from fedsim.engine.dealing import deal
 from fedsim.engine.ray import Ray
-from fedsim.engine.ray_session import deal
 from fedsim.errors import ConfigError
 from fedsim.evaluation import Evaluation
 from fedsim.local import LocalTraining

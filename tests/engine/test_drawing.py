@@ -1,0 +1,52 @@
+"""Batches drawn for many jobs together, and groups of unequal clients."""
+
+import numpy as np
+import pytest
+
+from fedsim.data.shards import Shards
+from fedsim.engine import drawing
+from fedsim.local import LocalTraining
+from fedsim.local.batches import draw_batches
+from fedsim.participation import Uniform
+from fedsim.protocols.walk import Walk
+from fedsim.topology import Ring
+from tests.helpers import Ticks, blobs_simulation
+
+SIZES = np.array([3, 50, 1, 8, 21, 2, 13, 5, 4, 400])
+SHARDS = Shards.from_owners(np.arange(SIZES.sum()), np.repeat(np.arange(len(SIZES)), SIZES), len(SIZES))
+
+
+@pytest.mark.parametrize("last_batch", ["keep", "drop"])
+def test_a_part_of_what_was_drawn_together_is_what_is_drawn_alone(last_batch):
+    settings = LocalTraining(steps=None, epochs=2, batch_size=4, last_batch=last_batch)
+    together = draw_batches(SHARDS, np.arange(len(SIZES)), settings, 7, 3)  # unequal enough to be drawn in parts
+    for part in (slice(0, 3), slice(2, 3), slice(5, 10)):
+        alone, found = draw_batches(SHARDS, np.arange(len(SIZES))[part], settings, 7, 3), together.of(part)
+        assert found.index.shape == alone.index.shape
+        np.testing.assert_array_equal(found.steps, alone.steps)
+        np.testing.assert_array_equal(found.count, alone.count)
+        counts = np.arange(found.index.shape[2]) < found.count[..., None]
+        np.testing.assert_array_equal(found.index[counts], alone.index[counts])
+
+
+@pytest.mark.parametrize("together", [0, 20, 1 << 16])
+@pytest.mark.parametrize(
+    "parts", [{"participation": Uniform(cohort=6)}, {"protocol": Walk(tokens=3), "topology": Ring()}], ids=["server", "walk"]
+)
+def test_how_much_is_drawn_together_changes_no_bit(monkeypatch, parts, together):
+    local = LocalTraining(steps=3, batch_size=2, rate=0.2, clients_per_batch=2, groups=3)
+    expected = blobs_simulation(4, local=local, **parts).run().models
+    monkeypatch.setattr(drawing, "TOGETHER", together)
+    assert blobs_simulation(4, local=local, **parts).run().models.tobytes() == expected.tobytes()
+
+
+def test_unequal_clients_train_beside_their_like_and_groups_have_as_much_to_do():
+    local = LocalTraining(steps=None, epochs=1, batch_size=1, clients_per_batch=2, groups=2)
+    with Ticks(blobs_simulation(local=local)) as ticks:
+        rounds, cohort = ticks.rounds, np.arange(8)
+        sizes = rounds.sizes
+        assert len(set(sizes.tolist())) == 8
+        groups = rounds._groups(cohort)
+        assert sorted(np.concatenate(groups).tolist()) == cohort.tolist()
+        ranks = [np.argsort(np.argsort(-sizes))[group].tolist() for group in groups]
+        assert ranks == [[0, 1, 4, 5], [2, 3, 6, 7]]
