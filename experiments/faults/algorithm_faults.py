@@ -64,14 +64,10 @@ FAULTS = [
     ),
     algorithm("fedau: clock stands still", "fedau", "slice(None)] += 1", "slice(None)] += 0", "server-fedau"),
     algorithm("fedspeed: dual not kept", "fedspeed", '{"dual": dual}', '{"dual": state["dual"]}', "server-fedspeed"),
-    algorithm("fedspeed: sign of the prox pull", "fedspeed", "pull = (x - anchor).add_", "pull = (anchor - x).add_", "server-fedspeed"),
-    algorithm("fedspeed: sign of the dual", "fedspeed", '.add_(state["dual"])', '.sub_(state["dual"])', "server-fedspeed"),
+    algorithm("fedspeed: sign of the prox pull", "fedspeed", "pull=1 / self.prox", "pull=-1 / self.prox", "server-fedspeed"),
+    algorithm("fedspeed: sign of the dual", "fedspeed", '(state["dual"] - anchor)', '(-state["dual"] - anchor)', "server-fedspeed"),
     algorithm(
-        "fedspeed: downhill instead of uphill",
-        "fedspeed",
-        "torch.addcmul(x, g, self.radius",
-        "torch.addcmul(x, g, -self.radius",
-        "server-fedspeed",
+        "fedspeed: downhill instead of uphill", "fedspeed", "Affine(radius=self.radius", "Affine(radius=-self.radius", "server-fedspeed"
     ),
     algorithm(
         "fedspeed: mean dual not added",
@@ -90,7 +86,11 @@ FAULTS = [
     algorithm("variance: target is the own variance", "variance", "target = share * own", "target = own  # share * own", "graph-vc_gossip"),
     algorithm("variance: scale not rooted", "variance", "(wanted / variance).sqrt()", "(wanted / variance)", "graph-vc_gossip"),
     algorithm(
-        "fedprox: pushes away", "fedprox", "grad(x) + self.strength * (x - anchor)", "grad(x) - self.strength * (x - anchor)", "fedprox"
+        "fedprox: pushes away",
+        "fedprox",
+        "pull=self.strength, offset=-self.strength * anchor",
+        "pull=-self.strength, offset=self.strength * anchor",
+        "fedprox",
     ),
     algorithm(
         "scaffold: control variates swapped",

@@ -1,7 +1,7 @@
 """Rounds until an ordinary node and the slowest node are at a target and stay there: python measure.py FOLDER [PICTURE]
 
-Reads all runs below FOLDER (made with evaluation.per_node=true), prints tables as Markdown, and draws the share of nodes that have
-arrived, over rounds.
+Reads the runs below FOLDER (all those of the README, made with evaluation.per_node=true), prints tables as Markdown, and draws the share
+of nodes that have arrived, over rounds.
 """
 
 from __future__ import annotations
@@ -24,16 +24,8 @@ from fedsim.topology import second_largest_modulus
 
 TARGETS = (0.8, 0.85, 0.9)
 MAIN = 0.8
-GRAPHS = [
-    "complete",
-    "random_regular",
-    "torus",
-    "barabasi_albert",
-    "graph_file",
-    "ring",
-    "star, uniform weights",
-    "star",
-]  # by what they need
+# by what they need
+GRAPHS = ["complete", "random_regular", "torus", "barabasi_albert", "graph_file", "ring", "star, uniform weights", "star"]
 NAMES = {"graph_file": "dolphins (62 nodes)", "barabasi_albert": "Barabási-Albert", "random_regular": "random 4-regular"}
 
 
@@ -41,8 +33,7 @@ def arrivals(runs: pd.DataFrame, target: float) -> pd.DataFrame:
     """run, node, round, and of each run its graph, start and seed. Rounds after the last one are inf."""
     settings = runs.drop_duplicates("run").set_index("run")
     found = rounds_per_node(runs, target)
-    columns = {"graph": "choices.topology", "same_start": "protocol.same_start", "seed": "seed"}
-    for name, column in columns.items():
+    for name, column in {"graph": "choices.topology", "same_start": "protocol.same_start", "seed": "seed"}.items():
         found[name] = found["run"].map(settings[column])
     if "choices.mixing" in settings:  # settings that do not differ are no columns
         found["graph"] += np.where(found["run"].map(settings["choices.mixing"]) == "uniform", ", uniform weights", "")
@@ -70,8 +61,6 @@ def main_table(facts: pd.DataFrame) -> list[str]:
     for graph in GRAPHS:
         for same in (True, False):
             part = facts[(facts["graph"] == graph) & (facts["same_start"] == same)]
-            if part.empty:
-                continue
             ordinary, slowest = cell(part["ordinary"], part["missing"]), cell(part["slowest"], part["missing"])
             median = cell(part["median"], 0 * part["missing"])
             ratio = f"{(part['slowest'] / part['ordinary']).mean():.2f}" if "±" in slowest else "-"
@@ -81,19 +70,23 @@ def main_table(facts: pd.DataFrame) -> list[str]:
     return lines
 
 
-def start_table(facts: pd.DataFrame) -> list[str]:
-    """What different starts cost, paired over seeds."""
-    lines = ["| graph | n | ordinary node, different - one start | slowest node, different - one start |", "|---|---|---|---|"]
-    for graph in GRAPHS:
-        both = facts[facts["graph"] == graph].pivot(index="seed", columns="same_start")
-        cells = []
-        for name in ("ordinary", "slowest"):
-            if both["missing"].to_numpy().any():
-                cells.append("a node is missing")
-                continue
-            mean, low, high = t_interval((both[name][False] - both[name][True]).to_numpy())
-            cells.append(f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
-        lines.append(f"| {NAMES.get(graph, graph)} | {len(both)} | {cells[0]} | {cells[1]} |")
+def difference(one: pd.DataFrame, other: pd.DataFrame) -> str:
+    """Cells for the ordinary and the slowest node: one less other, paired over seeds."""
+    if one["missing"].any() or other["missing"].any():
+        return "a node is missing | a node is missing"
+    ends = [t_interval((one[name] - other[name]).to_numpy()) for name in ("ordinary", "slowest")]
+    return " | ".join(f"{mean:+.1f} ({low:+.1f} to {high:+.1f})" for mean, low, high in ends)
+
+
+def paired_tables(facts: pd.DataFrame) -> list[str]:
+    """What different starts cost, and irregular graphs beside the ring."""
+    facts = facts.set_index(["graph", "same_start", "seed"])
+    lines = ["| graph | ordinary node, different - one start | slowest node, different - one start |", "|---|---|---|"]
+    lines += [f"| {NAMES.get(graph, graph)} | {difference(facts.loc[graph, False], facts.loc[graph, True])} |" for graph in GRAPHS]
+    lines += ["", "| graph less the ring | start | ordinary node | slowest node |", "|---|---|---|---|"]
+    for graph in ("barabasi_albert", "graph_file"):
+        for same, start in ((True, "one"), (False, "different")):
+            lines.append(f"| {NAMES[graph]} | {start} | {difference(facts.loc[graph, same], facts.loc['ring', same])} |")
     return lines
 
 
@@ -108,11 +101,11 @@ def graph_table(found: pd.DataFrame, folder: str) -> list[str]:
         own[run.name] = dict(zip(links.receiver[itself].tolist(), links.weight[itself].tolist(), strict=True))
         modulus[run.name] = second_largest_modulus(links)
     found = found.assign(own=[own[run][node] for run, node in zip(found["run"], found["node"], strict=True)])
-    lines = ["| graph | second largest modulus | own weight | correlation of own weight and round: one start | different starts |"]
+    lines = ["| graph | second largest modulus | own weight | rank correlation of own weight and round: one start | different starts |"]
     lines += ["|---|---|---|---|---|"]
     for graph in GRAPHS:
         part = found[found["graph"] == graph]
-        moduli = [modulus[run] for run in part["run"].unique()]
+        moduli = sorted({f"{modulus[run]:.3f}" for run in part["run"].unique()})
         kept = part["own"].round(9)
         cells = []
         for same in (True, False):
@@ -120,7 +113,7 @@ def graph_table(found: pd.DataFrame, folder: str) -> list[str]:
             values = [spearmanr(each["own"], each["round"]).statistic for _, each in runs] if kept.nunique() > 2 else []
             cells.append(", ".join(f"{value:.2f}" for value in values) or "-")
         weights = f"{kept.min():.2f}" if kept.nunique() == 1 else f"{kept.min():.2f} to {kept.max():.2f}"
-        lines.append(f"| {NAMES.get(graph, graph)} | {np.mean(moduli):.3f} | {weights} | {cells[0]} | {cells[1]} |")
+        lines.append(f"| {NAMES.get(graph, graph)} | {' to '.join(moduli[:1] + moduli[1:][-1:])} | {weights} | {cells[0]} | {cells[1]} |")
     return lines
 
 
@@ -132,13 +125,10 @@ def draw(found: pd.DataFrame, rounds: int, path: Path) -> None:
     for axes, same in zip(panels, (True, False), strict=True):
         for number, graph in enumerate(GRAPHS):
             part = found[(found["graph"] == graph) & (found["same_start"] == same)]["round"].to_numpy()
-            if not len(part):
-                continue
             at = np.sort(part)
             share = np.arange(1, len(at) + 1) / len(at)
             here = np.isfinite(at)
-            end = (rounds, share[here][-1]) if here.any() else (rounds, 0.0)
-            x, y = np.append(at[here], end[0]), np.append(share[here], end[1])
+            x, y = np.append(at[here], rounds), np.append(share[here], share[here][-1] if here.any() else 0.0)
             axes.step(x, y, where="post", color=f"C{number}", label=NAMES.get(graph, graph))
             if here.all():
                 axes.plot(part.mean(), np.interp(part.mean(), x, y), "o", color=f"C{number}", markersize=5)
@@ -159,8 +149,8 @@ def main() -> None:
         title = f"Accuracy {target:g}, of at most {rounds} rounds; mean ± standard deviation over {facts['seed'].nunique()} seeds"
         print("", title, "", *main_table(facts), sep="\n")
     found = arrivals(runs, MAIN)
-    print("", f"Accuracy {MAIN:g}, paired over seeds, 95 % t-intervals", "", *start_table(per_run(found, rounds)), sep="\n")
-    print("", f"Accuracy {MAIN:g}, by graph, one number for each seed", "", *graph_table(found, sys.argv[1]), sep="\n")
+    print("", f"Accuracy {MAIN:g}, paired over seeds, 95 % t-intervals", "", *paired_tables(per_run(found, rounds)), sep="\n")
+    print("", f"Accuracy {MAIN:g}, by graph; correlations one for each seed", "", *graph_table(found, sys.argv[1]), sep="\n")
     if len(sys.argv) > 2:
         draw(found, rounds, Path(sys.argv[2]))
 

@@ -42,16 +42,26 @@ def table(found: pd.DataFrame, alpha: float) -> list[str]:
     return lines
 
 
-def paired(found: pd.DataFrame, alpha: float) -> list[str]:
+def interval(difference: pd.Series) -> str:
+    mean, low, high = t_interval(difference.dropna().to_numpy())
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def less_mean(found: pd.DataFrame, alpha: float) -> list[str]:
     """Each rule less the mean, under the same attack and seed."""
     lines = ["| attack | " + " | ".join(f"{rule} - mean" for rule in RULES[1:]) + " |", "|---|" + "---|" * (len(RULES) - 1)]
     for attack in ATTACKS:
         part = found[(found["alpha"] == alpha) & (found["attack"] == attack)].pivot(index="seed", columns="rule", values="accuracy")
-        cells = []
-        for rule in RULES[1:]:
-            mean, low, high = t_interval((part[rule] - part[RULES[0]]).dropna().to_numpy())
-            cells.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
-        lines.append(f"| {attack} | " + " | ".join(cells) + " |")
+        lines.append(f"| {attack} | " + " | ".join(interval(part[rule] - part[RULES[0]]) for rule in RULES[1:]) + " |")
+    return lines
+
+
+def less_none(found: pd.DataFrame, alpha: float) -> list[str]:
+    """Each rule under attack less the same rule with nobody attacking, with the same seed: what the attack costs it."""
+    lines = ["| attack | " + " | ".join(RULES) + " |", "|---|" + "---|" * len(RULES)]
+    grid = found[found["alpha"] == alpha].pivot(index="seed", columns=["rule", "attack"], values="accuracy")
+    for attack in ATTACKS[1:]:
+        lines.append(f"| {attack} | " + " | ".join(interval(grid[rule, attack] - grid[rule, "none"]) for rule in RULES) + " |")
     return lines
 
 
@@ -76,7 +86,14 @@ def main() -> None:
     print(f"{len(found)} runs, {found['seed'].nunique()} seeds, not done: {(found['status'] != 'done').sum()}")
     for alpha in PARTITIONS:
         print("", f"Dirichlet({alpha:g}): final accuracy, mean ± standard deviation over seeds", "", *table(found, alpha), sep="\n")
-        print("", "paired over seeds, 95 % t-intervals", "", *paired(found, alpha), sep="\n")
+        print(
+            "",
+            f"Dirichlet({alpha:g}): less the mean under the same attack, paired, 95 % t-intervals",
+            "",
+            *less_mean(found, alpha),
+            sep="\n",
+        )
+        print("", f"Dirichlet({alpha:g}): what the attack costs, paired, 95 % t-intervals", "", *less_none(found, alpha), sep="\n")
     if len(sys.argv) > 2:
         draw(found, Path(sys.argv[2]))
 

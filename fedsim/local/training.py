@@ -84,7 +84,8 @@ def _train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kern
     if settings.relaxation and chunk.local_state:
         start = torch.lerp(start, memory.pop("trained"), -settings.relaxation)
     x = start.clone()
-    form, bound = rule.form(chunk.anchor, state, chunk.shared), 0
+    received = chunk.anchor if chunk.anchor.stride(0) else chunk.anchor[:1]  # one model for all: so is an offset made of it
+    form, bound = rule.form(received, state, chunk.shared), 0
     if form is not None and settings.plain:
         form = replace(form, pull=form.pull + settings.weight_decay)
     for step, active, *batch in _staged(batches, kernel.examples_of, x):
