@@ -2,6 +2,7 @@
 # make test   install and run all tests
 # make lint   style and types
 # make golden measure the golden curves of the tests anew, and say what moved
+# make bench  measure the speed beside other simulators (experiments/benchmarks): PARTS="W2 W1b" REPEATS=3 for less of it, PARTS=all for more
 # make clean  remove what these leave behind
 #
 # PYTHON=python3.12      another interpreter (3.11 or later) for a new environment
@@ -16,13 +17,15 @@ PIP_ARGS ?=
 TORCH_BUILD ?= cpu
 TORCH_ARGS ?=
 TEST_ARGS ?= -q -n 2 --dist loadgroup
+PARTS ?= roofline W2lr W2 W1b W1 W3
+REPEATS ?= 5
 
 RUN = $(VENV)/bin/fedsim demo
 PIP_INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 TORCH = torch==$(shell sed -n 's/^torch==//p' requirements.lock)
 INSTALLED = $(VENV)/.installed
 
-.PHONY: run test lint golden install clean
+.PHONY: run test lint golden bench install clean
 
 run: install
 	$(RUN)
@@ -37,6 +40,9 @@ lint: install
 
 golden: install
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.convergence.rewrite
+
+bench: install
+	OMP_NUM_THREADS=1 TORCH_ARGS="$(TORCH_ARGS)" PIP_ARGS="$(PIP_ARGS)" $(VENV)/bin/python experiments/benchmarks/bench.py --parts $(PARTS) --repeats $(REPEATS)
 
 install: $(INSTALLED)
 

@@ -18,6 +18,7 @@ from fedsim.rng import generator
 
 Share = Annotated[float, Field(gt=0, lt=1)]  # open interval: a part that is neither empty nor everything
 LARGEST = 1e37  # of a feature: float32 reaches 3.4e38, and differences of features must be finite too
+BLOCK = 1 << 17  # numbers that are worked on at once
 _VALIDATION, _TEST = 0, 1  # keys below the purpose "split": which part is drawn
 
 
@@ -118,9 +119,17 @@ def moments(x: np.ndarray, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     axes = (0, *range(2, x.ndim))
     shape = (-1,) + (1,) * (x.ndim - 2)
     mean = x.mean(axis=axes, dtype=np.float64) * scale
-    std = x.std(axis=axes, dtype=np.float64) * scale
+    std = np.sqrt(_variance(x, axes)) * scale
     std[(std <= 1e-7 * np.abs(mean)) | (std < np.finfo(np.float32).tiny)] = 1.0
     return mean.astype(np.float32).reshape(shape), std.astype(np.float32).reshape(shape)
+
+
+def _variance(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Variance over axes that begin with the first, float64, some rows at a time: np.var would make a copy of all in float64."""
+    mean = x.mean(axis=axes, dtype=np.float64, keepdims=True)
+    rows = max(1, BLOCK // max(1, x[:1].size))
+    squares = sum(np.square(x[start : start + rows] - mean).sum(axis=axes) for start in range(0, len(x), rows))
+    return squares / (x.size / mean.size)
 
 
 def number_clients(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
