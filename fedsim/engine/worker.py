@@ -37,7 +37,8 @@ class Worker:
         if self.device.type == "cuda":  # the same bits again on the same GPU
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.module = pooled_first(task.module.to(self.device).train())
-        gradient = gradient_kernel(self.module, task.local, task.device)(self.module, task.layout, task.classification)
+        kernel, mixed = gradient_kernel(self.module, task.local, task.device), task.local.precision == "bfloat16"
+        gradient = kernel(self.module, task.layout, task.classification, mixed)
         self.chunk = clients_per_call(self.module, task.local, task.device)
         splits = {"train": task.dataset.train, "validation": task.dataset.validation, "test": task.dataset.test}
         self.examples = {name: Examples(split, task.dataset, self.device) for name, split in splits.items() if split is not None}

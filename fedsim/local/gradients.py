@@ -2,7 +2,7 @@
 
 Each kernel is called as `kernel(x, inputs, targets, weights) -> gradients`, for c clients at once:
 x: [c, P]; inputs: [c, B, ...]; targets: [c, B] or [c, B, outputs]; weights: [c, B], 1/count for the examples that count and 0 for padding;
-gradients: [c, P]. The loss of a client is sum_b weights[b] * loss[b].
+gradients: [c, P], of mixed precision where the kernel was made so. The loss of a client is sum_b weights[b] * loss[b].
 
 Each also has `hvp(x, vector, inputs, targets, weights)`, the Hessian times a vector [c, P] of each client, and `descent(x, form, rate)`,
 which gives a function of a mini-batch that takes a step of plain SGD in place.
@@ -56,8 +56,8 @@ class GradientKernel:
 
     clients: int
 
-    def __init__(self, module: nn.Module, layout: Layout, classification: bool) -> None:
-        self.module, self.layout, self.classification = module, layout, classification
+    def __init__(self, module: nn.Module, layout: Layout, classification: bool, mixed: bool = False) -> None:
+        self.module, self.layout, self.classification, self.mixed = module, layout, classification, mixed
 
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         raise NotImplementedError("a kernel gives gradients")
@@ -109,8 +109,8 @@ class LoopedGradient(GradientKernel):
 
     clients = 1
 
-    def __init__(self, module: nn.Module, layout: Layout, classification: bool) -> None:
-        super().__init__(module, layout, classification)
+    def __init__(self, module: nn.Module, layout: Layout, classification: bool, mixed: bool = False) -> None:
+        super().__init__(module, layout, classification, mixed)
         self.net = copy.deepcopy(module)  # `functional_call` may leave a module of tied layers with other parameters than it had
         self.parameters = [self.net.get_parameter(name) for name in layout.names]
 
@@ -147,7 +147,7 @@ class LoopedGradient(GradientKernel):
     def _gradient(self, point: list[Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         for parameter, view in zip(self.parameters, point, strict=True):
             parameter.data = view
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.mixed):
             loss = (example_losses(self.net(inputs), targets, self.classification) * weights).sum()
         return torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
 
@@ -157,12 +157,13 @@ class VmappedGradient(GradientKernel):
 
     clients = VMAP_CLIENTS
 
-    def __init__(self, module: nn.Module, layout: Layout, classification: bool) -> None:
-        super().__init__(module, layout, classification)
+    def __init__(self, module: nn.Module, layout: Layout, classification: bool, mixed: bool = False) -> None:
+        super().__init__(module, layout, classification, mixed)
         self.gradient = torch.func.vmap(torch.func.grad(client_loss(module, classification)))
 
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        return _flat(self.gradient, self.layout, x, inputs, targets, weights)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.mixed):
+            return _flat(self.gradient, self.layout, x, inputs, targets, weights)
 
 
 class DenseGradient(GradientKernel):
@@ -250,9 +251,10 @@ class DenseGradient(GradientKernel):
                 d = below.mul_(h > 0) if self.after[layer - 1] is nn.ReLU else below.mul_(1 - h.square())
 
 
-def gradient_kernel(module: nn.Module, settings: LocalTraining, device: str) -> type:
-    """The kernel for a model on a device. auto: dense stacks are stacked; any other model is looped on a CPU and vmapped on a GPU."""
-    dense, gpu = DenseGradient.fits(module), torch.device(device).type == "cuda"
+def gradient_kernel(module: nn.Module, settings: LocalTraining, device: str) -> type[GradientKernel]:
+    """The kernel for a model on a device. auto: dense stacks in float32 are stacked; anything else is looped on a CPU and vmapped on a
+    GPU."""
+    dense, gpu = DenseGradient.fits(module) and settings.precision == "float32", torch.device(device).type == "cuda"
     if settings.execution == "looped" or (settings.execution == "auto" and not dense and not gpu):
         return LoopedGradient
     return DenseGradient if dense else VmappedGradient

@@ -35,6 +35,8 @@ class LocalTraining:
     relaxation: beta of relaxed initialisation: local training starts from s + beta (s - y), s where it would start else (the model
     received) and y the model that the client last trained, kept at the client; the update counts from the model received all the same;
     execution: looped (one client at a time) or stacked (many in one batched call), auto: by model and device, see `fedsim.local.gradients`;
+    precision: of gradients: float32, or bfloat16 for torch's mixed precision, with weights and updates in float32: other results, sooner
+    where a processor or GPU has bfloat16 instructions and the model is large; never in the dense kernel;
     clients_per_batch: clients in one stacked call (null: by model and device);
     groups: the cohort is cut into at most this many groups, the units of work; their sums are added in order, whoever computed them.
 
@@ -57,6 +59,7 @@ class LocalTraining:
     clip_norm: Positive | None = None
     relaxation: NonNegative = 0.0
     execution: Literal["auto", "looped", "stacked"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
     clients_per_batch: PositiveInt | None = None
     groups: PositiveInt = 16
 

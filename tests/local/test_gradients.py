@@ -12,7 +12,7 @@ from fedsim.algorithms import Affine
 from fedsim.local.gradients import DenseGradient, LoopedGradient, VmappedGradient, clients_per_call, gradient_kernel
 from fedsim.local.settings import LocalTraining
 from fedsim.models import MLP, LeNet, LogisticRegression
-from fedsim.parameters import Layout
+from fedsim.parameters import Layout, flat_parameters
 
 COUNTS = [5, 2, 1]  # examples that count of batches of 5, for three clients
 
@@ -237,3 +237,20 @@ def test_kernel_is_a_fixed_choice(model, execution, device, kernel):
     assert gradient_kernel(module, settings, device) is kernel
     assert clients_per_call(module, settings, device) == kernel.clients
     assert clients_per_call(module, LocalTraining(execution=execution, clients_per_batch=5), device) == 5
+
+
+@pytest.mark.parametrize("kernel", [LoopedGradient, VmappedGradient])
+def test_mixed_precision_is_close_and_something_else(kernel):
+    """bfloat16 has 8 bits: single numbers are off by up to 2^-9 of their size, and so is a gradient, whose type stays float32."""
+    module = LeNet((1, 12, 12), 3)
+    generator = torch.Generator().manual_seed(3)
+    x = (flat_parameters(module) + 0.03 * torch.randn(3, Layout.of(module).size, generator=generator)).float()
+    batch = torch.randn(3, 5, 1, 12, 12, generator=generator), torch.randint(3, (3, 5), generator=generator), torch.full((3, 5), 0.2)
+    exact, mixed = (kernel(module, Layout.of(module), True, mixed)(x, *batch) for mixed in (False, True))
+    off = (mixed - exact).norm() / exact.norm()
+    assert mixed.dtype == torch.float32 and 1e-4 < off < 0.05
+
+
+def test_mixed_precision_leaves_the_dense_kernel():
+    settings = LocalTraining(precision="bfloat16")
+    assert gradient_kernel(MLP((4,), 3), settings, "cpu") is LoopedGradient and clients_per_call(MLP((4,), 3), settings, "cpu") == 1
