@@ -172,8 +172,8 @@ class DenseGradient(GradientKernel):
     clients = DENSE_CLIENTS
     activations = (nn.ReLU, nn.Tanh)
 
-    def __init__(self, module: nn.Sequential, layout: Layout, classification: bool) -> None:
-        super().__init__(module, layout, classification)
+    def __init__(self, module: nn.Sequential, layout: Layout, classification: bool, mixed: bool = False) -> None:
+        super().__init__(module, layout, classification, mixed)
         layers = [layer for layer in module if not isinstance(layer, nn.Flatten)]
         linear = [(name, layer) for name, layer in module.named_children() if isinstance(layer, nn.Linear)]
         self.names = [(f"{name}.weight", f"{name}.bias") for name, _ in linear]
