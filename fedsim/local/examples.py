@@ -19,7 +19,7 @@ class Examples:
         self.tokens = dataset.tokens
         factor = torch.as_tensor(dataset.scale / np.asarray(dataset.std, np.float64), dtype=torch.float32)
         shift = torch.as_tensor(np.asarray(dataset.mean, np.float64) / np.asarray(dataset.std, np.float64), dtype=torch.float32)
-        self.factor, self.shift = factor.to(device), shift.to(device)
+        self.factor, self.offset = factor.to(device), -shift.to(device)
         self.stored, self.ready = self.x.new_empty(0), torch.empty(0, device=device)
 
     def __len__(self) -> int:
@@ -44,7 +44,8 @@ class Examples:
         return x, self.y[at]
 
     def _normal(self, x: Tensor, out: Tensor) -> Tensor:
-        return out.copy_(x).mul_(self.factor).sub_(self.shift)  # uint8 becomes float32 in the copy, where that is fastest
+        out.copy_(x)  # uint8 becomes float32 here, where that is fastest
+        return torch.addcmul(self.offset, out, self.factor, out=out)
 
 
 def _room(memory: Tensor, size: int) -> Tensor:

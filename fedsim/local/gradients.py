@@ -174,6 +174,7 @@ class DenseGradient(GradientKernel):
 
     def __init__(self, module: nn.Sequential, layout: Layout, classification: bool, mixed: bool = False) -> None:
         super().__init__(module, layout, classification, mixed)
+        self.less_one = torch.tensor(-1.0)
         layers = [layer for layer in module if not isinstance(layer, nn.Flatten)]
         linear = [(name, layer) for name, layer in module.named_children() if isinstance(layer, nn.Linear)]
         self.names = [(f"{name}.weight", f"{name}.bias") for name, _ in linear]
@@ -238,7 +239,7 @@ class DenseGradient(GradientKernel):
             hidden.append(z.relu_() if after is nn.ReLU else z.tanh_() if after is nn.Tanh else z)
         if self.classification:
             d = hidden[-1].softmax(dim=-1)
-            d.scatter_add_(-1, targets.unsqueeze(-1), d.new_full((), -1.0).expand(*targets.shape, 1))
+            d.scatter_add_(-1, targets.unsqueeze(-1), self.less_one.to(d).expand(*targets.shape, 1))
         else:
             d = (hidden[-1] - targets).mul_(2 / targets.shape[-1])
         d.mul_(weights.unsqueeze(-1))

@@ -145,11 +145,18 @@ def _staged(batches: Batches, examples_of: Callable, like: Tensor) -> Iterator[t
     for first in range(0, steps, at_once):
         part = slice(first, min(first + at_once, steps))
         inputs, targets = examples_of(np.ascontiguousarray(batches.index[: taking[first], part].swapaxes(0, 1)))
-        counts = torch.from_numpy(batches.count[: taking[first], part].T.astype(np.float64)).to(like).unsqueeze(-1)
-        weights = (torch.arange(width, device=like.device) < counts).to(like).div_(counts.clamp_min(1))
+        weights = _weights(batches.count[: taking[first], part].T, width, like)
         for step in range(first, part.stop):
             active, at = taking[step], step - first
             yield step, active, inputs[at, :active], targets[at, :active], weights[at, :active]
+
+
+def _weights(count: np.ndarray, width: int, like: Tensor) -> Tensor:
+    """[*count.shape, width]: 1/count for the examples that count, 0 for padding."""
+    if count.min() == width:
+        return like.new_full((*count.shape, width), 1 / width)
+    counts = torch.from_numpy(count.astype(np.float64)).to(like).unsqueeze(-1)
+    return (torch.arange(width, device=like.device) < counts).to(like).div_(counts.clamp_min(1))
 
 
 def _reordered(chunk: Chunk, order: np.ndarray) -> Chunk:
