@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-TILE = 1 << 17  # numbers of a tile, which then stays in a core's cache while its rows are read degree + 1 times
+TILE = 1 << 18  # numbers of a tile, which then stays in a core's cache while its rows are read degree + 1 times
 LINE = 16  # numbers of a cache line
 
 
