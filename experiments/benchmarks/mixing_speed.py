@@ -1,0 +1,100 @@
+"""What mixing costs on a large graph, beside copying as many bytes as it must read and write at least."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+
+import torch
+
+from fedsim import Simulation
+from fedsim.data import Synthetic
+from fedsim.data.partition import Iid
+from fedsim.engine.base import Engine
+from fedsim.engine.inprocess import InProcess
+from fedsim.engine.ray import Ray
+from fedsim.engine.task import AverageJob
+from fedsim.evaluation import Evaluation
+from fedsim.local import LocalTraining
+from fedsim.mixing import Uniform
+from fedsim.models import MLP
+from fedsim.protocols import Gossip
+from fedsim.topology import RandomRegular
+
+PARAMETERS = 50_890
+COPIED = 1 << 30  # bytes of each array that is copied
+
+
+class Enough(Exception):
+    """All mixings that were asked for have been timed."""
+
+
+class TimedMixing(Engine):
+    """An engine whose sessions take the time of mixing. The first is not kept: it touches memory for the first time."""
+
+    def __init__(self, engine: Engine, mixings: int) -> None:
+        self.engine, self.device, self.left = engine, engine.device, mixings + 1
+        self.seconds: list[float] = []
+
+    def check(self) -> None:
+        self.engine.check()
+
+    def open(self, task):
+        session = self.engine.open(task)
+        run = session.run
+
+        def timed(jobs):
+            started = time.perf_counter()
+            results = run(jobs)
+            if len(jobs) and isinstance(jobs[0], AverageJob):
+                self.seconds.append(time.perf_counter() - started)
+                self.left -= 1
+                if not self.left:
+                    raise Enough
+            return results
+
+        session.run = timed
+        return session
+
+
+def copy_seconds(moved: int, threads: int) -> float:
+    """Median seconds of reading and writing `moved` bytes together, by so many threads; measured on a part of 1 GiB."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    size = min(COPIED, moved // 2)
+    source, target = torch.ones(size // 4), torch.zeros(size // 4)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        target.copy_(source)
+        times.append(time.perf_counter() - started)
+    torch.set_num_threads(before)
+    return statistics.median(times[1:]) * moved / (2 * size)
+
+
+def measure_mixing(nodes: int, degree: int, workers: int, mixings: int) -> dict:
+    """times: by name the seconds of each mixing, and of moving 2 x nodes x parameters x 4 bytes with as many threads as workers (0: in this
+    process)."""
+    engine = TimedMixing(Ray(workers=workers) if workers else InProcess(), mixings)
+    gossip = Simulation(
+        data=Synthetic(samples=nodes, shape=[784], validation=0.0, test=100),
+        partition=Iid(clients=nodes),
+        model=functools.partial(MLP, hidden=[64]),
+        protocol=Gossip(),
+        topology=RandomRegular(degree=degree),
+        mixing=Uniform(),
+        local=LocalTraining(steps=1, batch_size=1, rate=0.01),
+        evaluation=Evaluation(every=1000, nodes=2),
+        engine=engine,
+        rounds=1000,
+        progress=False,
+    )
+    try:
+        gossip.run()
+    except Enough:
+        pass
+    del gossip
+    moved = 2 * nodes * PARAMETERS * 4
+    copies = [copy_seconds(moved, max(1, workers)) for _ in range(mixings)]
+    return {"times": {"mixing": engine.seconds[1:], "copy": copies}, "bytes": moved}
