@@ -4,6 +4,7 @@
     ragged      shards of log-normal sizes (sigma 1) against equal ones on W2, seconds per local step, in process and on 2 Ray workers
     execution   one client at a time against several in one batched call, W2, in process
     mixing      10,000 nodes of degree 8 with 50,890 parameters against moving 2 x 4 bytes of each parameter once (needs 9 GB; --nodes)
+    means       each means of being fast: with it and without, on the workloads that it is meant for
     sweep       8 short runs one after the other against two at a time, in process
 
 Everything that is compared runs in turn, repeat by repeat, in this process (sweeps: in processes of their own).
@@ -12,6 +13,7 @@ Everything that is compared runs in turn, repeat by repeat, in this process (swe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -26,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from means import MEANS  # noqa: E402
 from mixing_speed import measure_mixing  # noqa: E402
 from prepare import WORK, prepared_folder  # noqa: E402
 from statistics_of import Median, ratios  # noqa: E402
@@ -81,15 +84,22 @@ def ragged_sizes(clients: int, batch: int, steps: int) -> np.ndarray:
     return np.maximum(np.rint(draws * low), 1).astype(np.int64)
 
 
+def ragged_data() -> np.ndarray:
+    """Write W2 with unequal shards; their sizes."""
+    workload = WORKLOADS["W2"]
+    sizes = ragged_sizes(workload.clients, workload.batch, workload.clients * workload.examples // workload.batch)
+    RAGGED.parent.mkdir(exist_ok=True)
+    write_data(workload, RAGGED, sizes)
+    return sizes
+
+
 def steps_of(draws: np.ndarray, scale: float, batch: int) -> int:
     return int(-(-np.maximum(np.rint(draws * scale), 1) // batch).sum())
 
 
 def ragged(repeats: int, rounds: dict[str, int]) -> list[dict]:
     """Seconds per local step: the cohorts of unequal clients have more steps in one round and fewer in another."""
-    workload, lines = WORKLOADS["W2"], []
-    sizes = ragged_sizes(workload.clients, workload.batch, workload.clients * workload.examples // workload.batch)
-    write_data(workload, RAGGED, sizes)
+    workload, lines, sizes = WORKLOADS["W2"], [], ragged_data()
     files = {"equal sizes": prepared_folder(workload) / "data.npz", "log-normal sizes": RAGGED}
     per_round = {name: mean_steps(workload, file, rounds["W2"]) for name, file in files.items()}
     for engine, make in (("in process", InProcess), ("on 2 Ray workers", lambda: Ray(workers=2))):
@@ -118,6 +128,24 @@ def execution(repeats: int, rounds: dict[str, int]) -> list[dict]:
 
     variants = {how: lambda how=how: seconds(workload, rounds["W2"], local=local(how)) for how in ("stacked", "looped")}
     return [{"part": "execution", "what": "W2", "base": "stacked", "times": interleaved(variants, repeats)}]
+
+
+def means(repeats: int, rounds: dict[str, int]) -> list[dict]:
+    ragged_data()
+    lines = []
+    for what, (names, engine, without) in MEANS.items():
+        for name in names:
+            workload = WORKLOADS["W2" if name == "ragged" else name]
+            workload = replace(workload, cohort=4) if name == "W1" else workload
+            data = RAGGED if name == "ragged" else None
+
+            def one(patched: bool, w=workload, d=data, engine=engine, without=without) -> float:
+                with without() if patched else contextlib.nullcontext():
+                    return seconds(w, rounds.get(w.name, rounds["W2"]), d, engine=engine())
+
+            variants = {"with": lambda one=one: one(False), "without": lambda one=one: one(True)}
+            lines.append({"part": "means", "what": f"{what}, {name}", "base": "with", "times": interleaved(variants, repeats)})
+    return lines
 
 
 def mixing(repeats: int, nodes: int) -> list[dict]:
@@ -164,7 +192,7 @@ def table(results: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("rules", "ragged", "execution", "mixing", "sweep")
+    parts = ("rules", "ragged", "execution", "means", "mixing", "sweep")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, help="of each variant, 2 or more; fewer than usual to try it out")
@@ -179,6 +207,7 @@ def main() -> None:
         "rules": lambda: rules(options.repeats, rounds),
         "ragged": lambda: ragged(options.repeats, rounds),
         "execution": lambda: execution(options.repeats, rounds),
+        "means": lambda: means(options.repeats, rounds),
         "mixing": lambda: mixing(options.repeats, options.nodes),
         "sweep": lambda: sweep(options.repeats, options.runs, options.rounds or 300),
     }

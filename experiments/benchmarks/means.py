@@ -1,0 +1,42 @@
+"""What each means of being fast brings: the same workload with it and without, in turn. A part of variants.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from unittest.mock import patch
+
+import numpy as np
+
+from fedsim.engine import dealing, drawing
+from fedsim.engine.inprocess import InProcess
+from fedsim.engine.ray import Ray
+from fedsim.engine.task import Task
+from fedsim.local import training
+from fedsim.local.settings import LocalTraining
+from fedsim.parameters import Layout
+from fedsim.rounds import Rounds
+
+Without = Callable[[], AbstractContextManager]
+
+
+def _in_order(self, cohort: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(np.arange(len(cohort)), min(self.task.local.groups, -(-len(cohort) // self.chunk)))
+
+
+def _contiguous(self, flat):
+    spans = zip(self.names, self.shapes, self.offsets, self.offsets[1:], strict=False)
+    return {name: flat[..., start:stop].view(*flat.shape[:-1], *shape) for name, shape, start, stop in spans}
+
+
+# means -> (workloads, engine, how to do without); "ragged" is W2 with shards of log-normal sizes
+MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
+    "convolution weights channels-last": (("W1b", "W1"), InProcess, lambda: patch.object(Layout, "views", _contiguous)),
+    "pooling before ReLU": (("W1b", "W1"), InProcess, lambda: patch("fedsim.engine.worker.pooled_first", lambda module: module)),
+    "step fused with the gradient": (("W2lr", "W2", "W1b", "W1"), InProcess, lambda: patch.object(LocalTraining, "plain", False)),
+    "inputs of several steps at once": (("W2lr", "W2"), InProcess, lambda: patch.object(training, "STAGED", 1)),
+    "batches drawn for many jobs": (("W2lr", "W2"), InProcess, lambda: patch.object(drawing, "TOGETHER", 0)),
+    "like clients in one chunk": (("ragged",), InProcess, lambda: patch.object(Rounds, "_groups", _in_order)),
+    "mixing by columns, in one product": (("W3",), InProcess, lambda: patch.object(Task, "averages", False)),
+    "short phases dealt out whole": (("W2lr", "W2"), lambda: Ray(workers=2), lambda: patch.object(dealing, "SHORT", 0.0)),
+}
