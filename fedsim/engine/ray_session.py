@@ -111,7 +111,7 @@ class RaySession(Session):
         done, _ = self.ray.wait([*pending, *self.starting], num_returns=1, timeout=timeout)
         if not done and not pending and wait:
             missing = f"no {len(self.starting)} workers within {START_SECONDS} s"
-            raise TimeoutError(f"{missing}: the Ray session has no free CPUs or GPUs")
+            raise TimeoutError(f"{missing}: the Ray session has no free CPUs or GPUs, or the machine is busy with other work")
         return done[0] if done else None
 
     def _start(self, number: int) -> None:
