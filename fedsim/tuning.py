@@ -64,12 +64,14 @@ class Range:
 class Search:
     """Which points of a grid are tried: all of them, or along one axis after the other, client first.
 
-    ranges: by axis; start: the value of an axis while another one is searched (coordinates only); widen: by how many steps the range of an
-    axis may grow where the best point is at its end. `asked` and `told` go on until nothing is asked.
+    ranges: by axis; start: the value of an axis while another one is searched (coordinates only), or the end of its range that is nearer;
+    widen: by how many steps the range of an axis may grow where the best point is at its end. `asked` and `told` go on until nothing is
+    asked.
     """
 
     def __init__(self, ranges: Mapping[str, Range], search: SearchName, start: Mapping[str, float], widen: int) -> None:
-        self.ranges, self.held = dict(ranges), dict(start)
+        self.ranges = dict(ranges)
+        self.held = {axis: min(max(value, ranges[axis].rates[0]), ranges[axis].rates[-1]) for axis, value in start.items()}
         self.phases: list[list[str]] = [list(ranges)] if search == "grid" else [[axis] for axis in ranges]
         self.left = {axis: widen if each.low < each.high else 0 for axis, each in ranges.items()}
         self.scores: dict[Point, float] = {}

@@ -72,6 +72,11 @@ def test_coordinates_search_the_client_first_then_the_server():
     assert found.best == (step_size(-3), step_size(2))
 
 
+def test_the_axis_that_waits_is_held_within_its_range():
+    found = Search({"client": Range(-4, -2), "server": Range(3, 4)}, "coordinates", {"client": 0.1, "server": 1.0}, 0)
+    assert {server for _, server in found.asked()} == {step_size(3)}
+
+
 def test_a_best_point_at_the_end_widens_the_range_step_by_step_up_to_the_limit():
     ranges = {"client": Range(-2, 0), "server": Range(0, 1)}
     found = searched(peak(2, 0), ranges, widen=3)
