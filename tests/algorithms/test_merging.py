@@ -135,7 +135,7 @@ def test_nodes_average_their_own_latest_models():
         history = [[model] for model in plain.models]
         for cohort in cohorts:
             after, same = plain.run(), ticks.run()
-            np.testing.assert_array_equal(after, same)
+            np.testing.assert_allclose(after, same, rtol=0, atol=1e-6)  # mixed in other products
             for node in cohort:
                 history[node].append(after[node])
         released = ticks.session.arena[ticks.rounds.receivers.released()]

@@ -101,5 +101,6 @@ def test_without_momentum_it_is_fedavg_and_over_a_graph_momentum_sends_the_updat
     over = {"protocol": Gossip(), "topology": Complete()}
     rules = (FedAvg(weighting="uniform"), FedAvgM(weighting="uniform", momentum=0.0), FedAvgM(weighting="uniform"))
     plain, none, some = (blobs_simulation(3, aggregator=rule, **over).run() for rule in rules)
-    assert none.models.tobytes() == plain.models.tobytes() != some.models.tobytes()
+    np.testing.assert_allclose(none.models, plain.models, rtol=0, atol=1e-6)
+    assert np.abs(some.models - plain.models).max() > 1e-3
     assert none.summary["bytes_up"] == plain.summary["bytes_up"] and some.summary["bytes_up"] == 2 * plain.summary["bytes_up"]
