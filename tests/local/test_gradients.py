@@ -241,16 +241,19 @@ def test_kernel_is_a_fixed_choice(model, execution, device, kernel):
 
 @pytest.mark.parametrize("kernel", [LoopedGradient, VmappedGradient])
 def test_mixed_precision_is_close_and_something_else(kernel):
-    """bfloat16 has 8 bits: single numbers are off by up to 2^-9 of their size, gradients by some per cent; their type stays float32."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = LeNet((1, 12, 12), 3)
-    generator = torch.Generator().manual_seed(3)
-    x = (flat_parameters(module) + 0.03 * torch.randn(3, Layout.of(module).size, generator=generator)).float()
-    batch = torch.randn(3, 5, 1, 12, 12, generator=generator), torch.randint(3, (3, 5), generator=generator), torch.full((3, 5), 0.2)
-    exact, mixed = (kernel(module, Layout.of(module), True, mixed)(x, *batch) for mixed in (False, True))
-    off = (mixed - exact).norm() / exact.norm()
-    assert mixed.dtype == torch.float32 and 1e-4 < off < 0.1
+    """bfloat16 has 8 bits, and maxima turn over: over 24 draws gradients were off by 0.02 to 0.15 of their norm, median 0.056."""
+    off = []
+    for seed in range(8):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module = LeNet((1, 12, 12), 3)
+        generator = torch.Generator().manual_seed(seed)
+        x = (flat_parameters(module) + 0.03 * torch.randn(3, Layout.of(module).size, generator=generator)).float()
+        batch = torch.randn(3, 5, 1, 12, 12, generator=generator), torch.randint(3, (3, 5), generator=generator), torch.full((3, 5), 0.2)
+        exact, mixed = (kernel(module, Layout.of(module), True, mixed)(x, *batch) for mixed in (False, True))
+        assert mixed.dtype == torch.float32
+        off.append(float((mixed - exact).norm() / exact.norm()))
+    assert min(off) > 1e-4 and sorted(off)[4] < 0.1 and max(off) < 0.3
 
 
 def test_mixed_precision_leaves_the_dense_kernel():
