@@ -17,7 +17,7 @@ from fedsim.exchange import advance, merged_rows
 from fedsim.failures import Failures
 from fedsim.kept_rows import KeptRows
 from fedsim.local.batches import local_steps
-from fedsim.local.gradients import clients_per_call
+from fedsim.local.gradients import WORTH_A_CALL, clients_per_call
 from fedsim.products import shares
 from fedsim.protocols.base import Payload, Plan, Tick
 from fedsim.receivers import Receivers
@@ -130,14 +130,19 @@ class Rounds:
         return RoundInfo(tick.round, self.task.seed, receivers, count, self.task.members, reports.rate, steps, judge)
 
     def _groups(self, cohort: np.ndarray) -> list[np.ndarray]:
-        """Positions in a cohort, cut into groups that depend on nothing but the shards: in order where all take as many steps, else so that
-        clients of a chunk take about as many, and groups have about as much to do."""
-        size, chunk = len(cohort), self.chunk
-        count, steps = min(self.task.local.groups, -(-size // chunk)), local_steps(self.sizes[cohort], self.task.local)
-        if not size or steps.min() == steps.max():
-            return np.array_split(np.arange(size), count) if size else []
-        order = np.argsort(-steps, kind="stable")
-        chunks = [order[start : start + chunk] for start in range(0, size, chunk)]
+        """Positions in a cohort, cut into groups that depend on nothing but shards and model: in order where all take as many steps, else
+        so that clients of a chunk take about as many, and groups have about as much to do. There are more groups the more there is to do,
+        and 2, 4, 8 or 16 if they can, of which so many workers have equal shares."""
+        size, steps, local = len(cohort), local_steps(self.sizes[cohort], self.task.local), self.task.local
+        if not size:
+            return []
+        examples = int((steps * np.minimum(self.sizes[cohort], local.batch_size)).sum())
+        calls = max(-(-size // self.chunk), examples * self.task.layout.size // WORTH_A_CALL[torch.device(self.task.device).type])
+        count = min(local.groups, 1 << (calls - 1).bit_length(), size)
+        if steps.min() == steps.max():
+            return np.array_split(np.arange(size), count)
+        each = -(-size // (self.chunk * count))
+        chunks = np.array_split(np.argsort(-steps, kind="stable"), each * count)
         return [np.concatenate(chunks[group::count]) for group in range(count)]
 
     def _train(self, tick: Tick, rate: float, weights: dict[str, np.ndarray] | None) -> tuple[int, np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@
     mixing      10,000 nodes of degree 8 with 50,890 parameters against moving 2 x 4 bytes of each parameter once (needs 9 GB; --nodes)
     means       each means of being fast: with it and without, on the workloads that it is meant for
     sweep       8 short runs one after the other against two at a time, in process
+    seeds       what training runs of ten seeds together could bring at most: one run of ten times the clients against ten times one run
 
 Everything that is compared runs in turn, repeat by repeat, in this process (sweeps: in processes of their own).
 """
@@ -174,6 +175,31 @@ def sweep(repeats: int, runs: int, rounds: int) -> list[dict]:
     return [{"part": "sweep", "what": f"{runs} runs of {rounds} rounds", "base": "two at a time", "times": times, "runs": runs}]
 
 
+def seeds(repeats: int, rounds: int) -> list[dict]:
+    """Seconds of a round of ten seeds, on digits, where models are small. A lower bound for the seeds together, whose cohorts, servers and
+    recordings would still be ten."""
+    from fedsim.config.building import build
+    from fedsim.config.composition import compose
+
+    def whole(clients: int, runs: int, participation: list[str]) -> float:
+        clock = RoundClock()
+        part = build(compose(["data=digits", f"partition.clients={clients}", f"rounds={rounds}", "evaluation.every=10000", *participation]))
+        part.loggers, part.progress = [clock], False
+        part.run()
+        return runs * clock.mean
+
+    lines = []
+    few = ["participation=bernoulli", "participation.probability=0.1"]
+    patterns = {"2 of 20 clients": few, "all of 20 clients": ["participation=full"]}
+    for what, settings in patterns.items():
+        variants = {
+            "apart": lambda settings=settings: whole(20, 10, settings),
+            "together, at least": lambda settings=settings: whole(200, 1, settings),
+        }
+        lines.append({"part": "seeds", "what": what, "base": "together, at least", "times": interleaved(variants, repeats)})
+    return lines
+
+
 def table(results: Path) -> str:
     """What was found, as Markdown."""
     rows = ["| part | on | what | time (interval of the median) | times the first |", "|---|---|---|---|---|"]
@@ -192,7 +218,7 @@ def table(results: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("rules", "ragged", "execution", "means", "mixing", "sweep")
+    parts = ("rules", "ragged", "execution", "means", "mixing", "sweep", "seeds")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, help="of each variant, 2 or more; fewer than usual to try it out")
@@ -210,6 +236,7 @@ def main() -> None:
         "means": lambda: means(options.repeats, rounds),
         "mixing": lambda: mixing(options.repeats, options.nodes),
         "sweep": lambda: sweep(options.repeats, options.runs, options.rounds or 300),
+        "seeds": lambda: seeds(options.repeats, options.rounds or 200),
     }
     from bench import replace_lines
 

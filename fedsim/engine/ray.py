@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import pickle
 import re
 import socket
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from fedsim.engine.base import Engine, Session
 from fedsim.engine.faults import Failure
 from fedsim.engine.processes import Greeting, process_namespace
 from fedsim.engine.ray_session import DONE, RaySession
-from fedsim.engine.task import Job, Task
+from fedsim.engine.task import Task
 from fedsim.engine.worker import Worker
 from fedsim.errors import ConfigError, require
 
@@ -173,12 +174,14 @@ class Host:
             return Failure.of(error, _there_and_back)
         return Greeting(self.shares_memory, ray.get_runtime_context().get_node_id(), os.getpid(), process_namespace())
 
-    def run(self, work: tuple[list[Job], list[list[str]]], *values: Any) -> tuple[list, list[dict]] | Failure:
+    def run(self, work: bytes, *values: Any) -> tuple[list, list[dict]] | Failure:
         """Results of jobs, and what each wrote. work: the jobs, and where the arena is not shared, the names of what each one reads, which
-        values has one after the other."""
+        values has one after the other; pickled, since Ray would send each of the many small arrays apart."""
         try:
-            jobs, names = work
-            results, outputs, given = [], [], iter(values)
+            jobs, names = pickle.loads(work)
+            results: list = []
+            outputs: list[dict] = []
+            given = iter(values)
             self.worker.announce(jobs)
             for number, job in enumerate(jobs):
                 arena = self.worker.arena

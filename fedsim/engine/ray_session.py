@@ -7,6 +7,7 @@ the caller of `run` never notices. Ray itself comes from `fedsim.engine.ray`.
 from __future__ import annotations
 
 import contextlib
+import pickle
 import socket
 import sys
 import time
@@ -273,7 +274,8 @@ class Phase:
             values += references.values()
         # One that shares no memory does not count: all its jobs together have that time each
         patience = (session.settings.hang_seconds or 0) * (1 if worker.shares_memory else len(mine))
-        reference = worker.actor.run.remote(([self.jobs[j] for j in mine], names), *values)
+        work = pickle.dumps(([self.jobs[j] for j in mine], names), pickle.HIGHEST_PROTOCOL)
+        reference = worker.actor.run.remote(work, *values)
         self.pending[reference] = Call(worker, mine, time.monotonic() + patience, self._done(worker))
 
     def _references(self, job: Job) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -72,8 +73,7 @@ class Worker:
     def _train(self, job: TrainJob) -> np.ndarray:
         task, norms = self.task, []
         sums = None if job.weights is None else self._sums(task.channels)
-        for start in range(0, len(job.clients), self.chunk):
-            part = slice(start, start + self.chunk)
+        for part in _parts(len(job.clients), self.chunk):
             chunk, memory = self._chunk(job, part)
             messages, state, optimizer, x = train(chunk, task.rule, task.local, self.kernel, job.rate)
             norms.append(norm(messages["update"]).squeeze(-1).cpu().numpy())
@@ -94,8 +94,7 @@ class Worker:
 
     def _sum(self, job: SumJob) -> None:
         sums = self._sums({channel: self.task.channels[channel] for channel in job.weights})
-        for start in range(0, len(job.columns), self.chunk):
-            part = slice(start, start + self.chunk)
+        for part in _parts(len(job.columns), self.chunk):
             for channel, weights in job.weights.items():
                 _add(sums[channel], self._rows(f"message/{channel}", job.columns[part]).to(self.device), weights[part])
         self._write_sums(sums, job.group)
@@ -202,10 +201,15 @@ def _named(state: State, prefix: str) -> State:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
+def _parts(count: int, most: int) -> list[slice]:
+    """As few equal parts as there can be."""
+    ends = np.cumsum([len(part) for part in np.array_split(np.arange(count), -(-count // most))]).tolist()
+    return [slice(start, stop) for start, stop in itertools.pairwise([0, *ends])]
+
+
 def _add(total: Tensor, message: Tensor, weights: np.ndarray) -> None:
-    """total += sum of weighted rows, in float64, client by client: the sum does not depend on the chunk."""
-    for row, weight in zip(message, weights.tolist(), strict=True):
-        total.add_(row, alpha=weight)
+    """total += sum of weighted rows: in float32 over those trained in one call, in float64 from there on."""
+    total.add_(torch.from_numpy(weights).to(message) @ message)
 
 
 def keep_freed_memory() -> None:

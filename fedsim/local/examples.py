@@ -45,7 +45,7 @@ class Examples:
 
     def _normal(self, x: Tensor, out: Tensor) -> Tensor:
         out.copy_(x)  # uint8 becomes float32 here, where that is fastest
-        return torch.addcmul(self.offset, out, self.factor, out=out)
+        return out.mul_(self.factor).add_(self.offset)  # a third of the time of addcmul with these shapes
 
 
 def _room(memory: Tensor, size: int) -> Tensor:

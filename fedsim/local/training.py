@@ -154,7 +154,7 @@ def _staged(batches: Batches, examples_of: Callable, like: Tensor) -> Iterator[t
 def _weights(count: np.ndarray, width: int, like: Tensor) -> Tensor:
     """[*count.shape, width]: 1/count for the examples that count, 0 for padding."""
     if count.min() == width:
-        return like.new_full((*count.shape, width), 1 / width)
+        return like.new_full((1, 1, 1), 1 / width).expand(*count.shape, width)
     counts = torch.from_numpy(count.astype(np.float64)).to(like).unsqueeze(-1)
     return (torch.arange(width, device=like.device) < counts).to(like).div_(counts.clamp_min(1))
 

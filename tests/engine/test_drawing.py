@@ -7,6 +7,7 @@ from fedsim.data.shards import Shards
 from fedsim.engine import drawing
 from fedsim.local import LocalTraining
 from fedsim.local.batches import draw_batches
+from fedsim.local.gradients import WORTH_A_CALL
 from fedsim.participation import Uniform
 from fedsim.protocols.walk import Walk
 from fedsim.topology import Ring
@@ -50,3 +51,12 @@ def test_unequal_clients_train_beside_their_like_and_groups_have_as_much_to_do()
         assert sorted(np.concatenate(groups).tolist()) == cohort.tolist()
         ranks = [np.argsort(np.argsort(-sizes))[group].tolist() for group in groups]
         assert ranks == [[0, 1, 4, 5], [2, 3, 6, 7]]
+
+
+def test_there_are_as_many_groups_as_there_is_work_for(monkeypatch):
+    local = LocalTraining(steps=3, batch_size=2, rate=0.2)
+    with Ticks(blobs_simulation(local=local)) as ticks:
+        work = 8 * 3 * 2 * ticks.rounds.task.layout.size
+        for calls, sizes in ((0.5, [8]), (1, [8]), (2.1, [4, 4]), (3, [2, 2, 2, 2]), (5, [1] * 8), (1000, [1] * 8)):
+            monkeypatch.setitem(WORTH_A_CALL, "cpu", int(work / calls))
+            assert [len(group) for group in ticks.rounds._groups(np.arange(8))] == sizes

@@ -235,8 +235,14 @@ def test_a_parameter_without_effect_has_a_zero_gradient(kernel):
 def test_kernel_is_a_fixed_choice(model, execution, device, kernel):
     module, settings = MODELS[model][0](3), LocalTraining(execution=execution)
     assert gradient_kernel(module, settings, device) is kernel
-    assert clients_per_call(module, settings, device) == kernel.clients
+    most = {LoopedGradient: 1, VmappedGradient: 32, DenseGradient: 32 if device == "cpu" else 1024}
+    assert clients_per_call(module, settings, device) == most[kernel]
     assert clients_per_call(module, LocalTraining(execution=execution, clients_per_batch=5), device) == 5
+
+
+@pytest.mark.parametrize(("hidden", "clients"), [(10, 32), (100, 26), (1000, 8)])
+def test_the_larger_dense_models_are_the_fewer_are_stacked(hidden, clients):
+    assert clients_per_call(MLP((784,), 10, hidden=[hidden]), LocalTraining(), "cpu") == clients
 
 
 @pytest.mark.parametrize("kernel", [LoopedGradient, VmappedGradient])
