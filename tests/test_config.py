@@ -1,5 +1,6 @@
 """Composition and building: every option, which choice wins, and the user's own options."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,18 @@ def test_own_options_are_added_and_come_before_those_shipped(own, monkeypatch):
     assert build(compose(["algorithm=mine"])).aggregator.factor == 2.0
     with pytest.raises(ConfigError, match="did you mean scaled"):
         compose(["aggregator=scald"])
+
+
+def test_of_several_folders_of_own_options_the_first_comes_first(tmp_path, monkeypatch):
+    folders = [tmp_path / name for name in ("given", "first", "second")]
+    for number, folder in enumerate(folders):
+        (folder / "data").mkdir(parents=True)
+        for name in ("one", "two", "three")[number:]:
+            (folder / "data" / f"{name}.yaml").write_text(f"# A.\n_target_: fedsim.data.Synthetic\nclasses: {number + 5}\n")
+    monkeypatch.setenv("FEDSIM_CONFIG_DIR", os.pathsep.join(map(str, folders[1:])))
+    found = [build(compose([f"data={name}"], folders[0])).data.classes for name in ("one", "two", "three")]
+    assert found == [5, 5, 5]
+    assert build(compose(["data=three"])).data.classes == 6
 
 
 def test_own_rule_changes_the_result(own):

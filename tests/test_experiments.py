@@ -7,10 +7,10 @@ import pytest
 from fedsim.config.building import build
 from fedsim.config.composition import compose
 
-FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*/conf/experiment/*.yaml"))
+FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*/*/experiment/*.yaml"))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parents[2].name}-{file.stem}")
 def test_settings_of_an_experiment_compose_and_build(file):
     simulation = build(compose([f"experiment={file.stem}"], file.parents[1]))
     described = [line for line in file.read_text().splitlines() if line.startswith("#")]

@@ -38,7 +38,7 @@ def memory(folder: Path, table: pd.DataFrame) -> dict[tuple[str, str], float]:
     """(panel, method) -> bytes that the aggregator keeps from one round to the next, mean over runs: its arrays over links, its vectors at
     the server, and one row for each client that took part."""
     place = place_runs(table).set_index("run")
-    seen = table[(table["metric"] == "participations") & (table["value"] > 0)].groupby("run")["node"].nunique()
+    seen = table[(table["metric"] == "participations") & (table["node"] >= 0) & (table["value"] > 0)].groupby("run")["node"].nunique()
     kept: dict[tuple[str, str], list[float]] = {}
     for run in find_runs(folder):
         if run.status != "done":

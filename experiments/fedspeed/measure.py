@@ -2,6 +2,7 @@
 
 python measure.py suite FOLDER [PICTURE]        for each setting and method: accuracy, rounds and gradients to a target
 python measure.py interval FOLDER [PICTURE]     the local interval at equal rounds and at equal gradients
+python measure.py tuned SUITE TUNED             tuned step sizes beside those of the suite, the runs of each in a folder
 
 Gradients are those of a client that takes part in every round: rounds x local steps x gradients of a step (2 with a step uphill).
 """
@@ -22,16 +23,17 @@ from fedsim.analysis.curves import DASHES, PALETTE
 UPHILL = ("fedsam", "mofedsam", "fedgamma", "fedspeed", "fedsmoo")
 BASELINE = "average_participating"
 LAST = 3  # evaluations whose mean is a run's value
+SHARED = {"partition.alpha": 0.1, "partition.clients": 100, "local.steps": 25, "local.rate": 0.1, "aggregator.rate": 1.0}  # where all agree
 
 
 def curves_of(folder: Path) -> pd.DataFrame:
-    """algorithm, setting, clients, steps, seed, run, round, gradients, value, smooth (mean of evaluations)."""
+    """algorithm, setting, clients, steps, rates, seed, run, round, gradients, value, smooth (mean of evaluations)."""
     table = load_runs(folder)
-    for name, value in (("partition.alpha", 0.1), ("partition.clients", 100), ("local.steps", 25)):  # settings that all runs share
+    for name, value in SHARED.items():
         if name not in table:
             table[name] = value
     table = table[table["status"] == "done"]
-    about = table[["run", "algorithm", "partition.alpha", "partition.clients", "local.steps", "seed"]].drop_duplicates("run")
+    about = table[["run", "algorithm", "seed", *SHARED]].drop_duplicates("run")
     curves = main_curves(table, "accuracy").merge(about, on="run")
     curves["setting"] = ["iid" if math.isnan(alpha) else f"{alpha:g}" for alpha in curves["partition.alpha"].astype(float)]
     curves = curves.rename(columns={"partition.clients": "clients", "local.steps": "steps"}).astype({"steps": int, "seed": int})
@@ -47,26 +49,41 @@ def spread(values: pd.Series) -> str:
 
 def row(runs: pd.DataFrame, base: pd.DataFrame, target: float) -> list[str]:
     """The cells of one method in one setting."""
-    own, plain = (each.groupby("seed").last() for each in (runs, base))
-    mean, low, high = t_interval((own["smooth"] - plain["smooth"]).dropna().to_numpy())
-    interval = "" if math.isnan(low) else f" ({low:+.4f} to {high:+.4f})"
     reached = [rounds_to_target(zip(run["round"], run["value"], strict=True), target, LAST) for _, run in runs.groupby("run")]
     rounds = pd.Series([math.inf if each is None else each for each in reached]).median()
     gradients = rounds * (runs["gradients"] / runs["round"]).max()
     cost = ["not reached", ""] if math.isinf(rounds) else [f"{rounds:.0f}", f"{gradients:.0f}"]
-    return [spread(own["smooth"]), "" if runs is base else f"{mean:+.4f}{interval}", *cost]
+    return [spread(last(runs)), difference(runs, base), *cost]
+
+
+def last(curves: pd.DataFrame) -> pd.Series:
+    """The value of each seed."""
+    return curves.groupby("seed")["smooth"].last()
+
+
+def difference(runs: pd.DataFrame, base: pd.DataFrame) -> str:
+    """Paired over seeds, with a 95 % t-interval; nothing for a method and itself."""
+    if runs is base:
+        return ""
+    mean, low, high = t_interval((last(runs) - last(base)).dropna().to_numpy())
+    return f"{mean:+.4f}" + ("" if math.isnan(low) else f" ({low:+.4f} to {high:+.4f})")
+
+
+def percent_below(base: pd.DataFrame) -> float:
+    """The target: what the baseline reaches, to a percent below."""
+    return math.floor(100 * last(base).mean()) / 100
 
 
 def suite(curves: pd.DataFrame, picture: Path | None) -> None:
     """One table for each setting, the best method last."""
     for (clients, setting), part in curves.groupby(["clients", "setting"]):
         base = part[part["algorithm"] == BASELINE]
-        target = math.floor(100 * base.groupby("seed")["smooth"].last().mean()) / 100  # the baseline's, to a percent below
+        target = percent_below(base)
         print(f"\n{clients} clients, {setting}; seeds {', '.join(map(str, sorted(part['seed'].unique())))}; target {target:g}\n")
-        print("| | accuracy | difference | rounds to target | gradients to target |\n|---|---|---|---|---|")
+        print("| | accuracy | from FedAvg | rounds to target | gradients to target | FedSpeed's lead over it |\n|---|---|---|---|---|---|")
         groups = {name: runs if name != BASELINE else base for name, runs in part.groupby("algorithm")}
-        for name, runs in sorted(groups.items(), key=lambda pair: pair[1].groupby("seed")["smooth"].last().mean()):
-            print(f"| `{name}` | " + " | ".join(row(runs, base, target)) + " |")
+        for name, runs in sorted(groups.items(), key=lambda pair: last(pair[1]).mean()):
+            print(f"| `{name}` | " + " | ".join([*row(runs, base, target), difference(groups["fedspeed"], runs)]) + " |")
     if picture is not None:
         draw(curves[(curves["clients"] == 100) & (curves["setting"] == "0.1")], picture, 0.2)
 
@@ -81,6 +98,22 @@ def interval(curves: pd.DataFrame, picture: Path | None) -> None:
         print(f"| `{algorithm}` | {steps} | {spread(at_rounds)} | {spread(spent['smooth'])} | {spent['round'].max()} |")
     if picture is not None:
         draw(curves.assign(algorithm=curves["algorithm"] + ", K = " + curves["steps"].astype(str)), picture, 0.2)
+
+
+def tuned(plain: pd.DataFrame, chosen: pd.DataFrame) -> None:
+    """Each method with the suite's step sizes and with those chosen for it: against the baseline with its own, and against itself."""
+    plain = plain[(plain["clients"] == 100) & (plain["setting"] == "0.1")]
+    before, after = (dict(list(each.groupby("algorithm"))) for each in (plain, chosen))
+    base = after[BASELINE]
+    target = percent_below(base)
+    print(f"seeds {', '.join(map(str, sorted(chosen['seed'].unique())))}; target {target:g}\n")
+    print("| | client rate | server rate | untuned | tuned | gain | tuned, from FedAvg | rounds to target | gradients to target ", end="")
+    print("| FedSpeed's lead over it |\n|---|---|---|---|---|---|---|---|---|---|")
+    for name, runs in sorted(after.items(), key=lambda pair: last(pair[1]).mean()):
+        rates = [f"{runs[each].iloc[0]:.3g}" for each in ("local.rate", "aggregator.rate")]
+        value, *rest = row(runs, base, target)
+        cells = [*rates, spread(last(before[name])), value, difference(runs, before[name]), *rest, difference(after["fedspeed"], runs)]
+        print(f"| `{name}` | " + " | ".join(cells) + " |")
 
 
 def draw(curves: pd.DataFrame, picture: Path, height: float) -> None:
@@ -103,6 +136,13 @@ def draw(curves: pd.DataFrame, picture: Path, height: float) -> None:
     figure.savefig(picture)
 
 
+def main(kind: str, folder: str, other: str | None = None) -> None:
+    curves = curves_of(Path(folder))
+    if kind == "tuned":
+        tuned(curves, curves_of(Path(other or ".")))
+    else:
+        {"suite": suite, "interval": interval}[kind](curves, Path(other) if other else None)
+
+
 if __name__ == "__main__":
-    found = curves_of(Path(sys.argv[2]))
-    {"suite": suite, "interval": interval}[sys.argv[1]](found, Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+    main(*sys.argv[1:])

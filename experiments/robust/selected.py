@@ -53,7 +53,7 @@ def main() -> None:
                 for seed in seeds:
                     base = ["experiment=robust", f"algorithm={rule}", f"aggregator.attackers={ATTACKERS}", f"attack={attack}"]
                     hostile = set(np.flatnonzero(Attack.attackers(NoAttack(share=SHARE), seed, CLIENTS)).tolist())
-                    rounds = selections([*base, f"partition.alpha={alpha}", f"seed={seed}", "evaluation.every=50"])
+                    rounds = selections([*base, f"partition=dirichlet_{alpha:g}", f"seed={seed}", "evaluation.every=50"])
                     counts += [len(hostile & set(selected)) for selected in rounds]
                     size = len(rounds[0])
                 some, all_five = np.mean(np.array(counts) > 0), np.mean(np.array(counts) == ATTACKERS)

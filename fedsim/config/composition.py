@@ -38,7 +38,7 @@ class UserFolders(SearchPathPlugin):
     """Puts the user's folders of options before fedsim's own."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in reversed(_folders.get()):
+        for folder in _folders.get():
             search_path.prepend("user", f"file://{folder}", SearchPathQuery(provider="main"))
 
 
