@@ -203,6 +203,13 @@ def test_own_options_are_added_and_come_before_those_shipped(own, monkeypatch):
         compose(["aggregator=scald"])
 
 
+def test_an_option_whose_defaults_name_no_file_is_named_in_one_line(tmp_path):
+    (tmp_path / "algorithm").mkdir()
+    (tmp_path / "algorithm" / "mine.yaml").write_text("# @package _global_\n# Of another.\ndefaults:\n  - ../algorithm/other\n")
+    with pytest.raises(ConfigError, match=r"^algorithm='other': there is no such file, which the defaults of another option name$"):
+        compose(["algorithm=mine"], tmp_path)
+
+
 def test_of_several_folders_of_own_options_the_first_comes_first(tmp_path, monkeypatch):
     folders = [tmp_path / name for name in ("given", "first", "second")]
     for number, folder in enumerate(folders):

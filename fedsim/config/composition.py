@@ -6,6 +6,7 @@ Settings of a group need no `+`, also those that its YAML does not list: the opt
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -118,6 +119,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if error.options is None and group:
+            return ConfigError(posixpath.normpath(group), option, "there is no such file, which the defaults of another option name")
         if error.options is None:
             return ConfigError("--config-name", option, "there is no such configuration; accepted is config, and what --config-dir adds")
         return ConfigError(group, option, f"unknown option; {suggest(option, error.options)}")
