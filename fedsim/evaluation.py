@@ -14,7 +14,7 @@ from fedsim.engine.base import Session
 from fedsim.engine.task import MEAN_MODEL, EvaluateJob, Task
 from fedsim.metrics.base import ExampleValues, Look, Metric
 
-BLOCK = 2000  # examples a job; fixed, so that sums do not depend on the number of workers
+BLOCK = 500  # examples a job; fixed, so that sums do not depend on the number of workers
 Values = dict[tuple[str, int, str], float]  # (scope, node or -1, metric) -> value
 
 

@@ -43,17 +43,15 @@ ENGINES = {"inprocess": InProcess, "ray": functools.partial(Ray, workers=2)}
 
 
 def workers() -> list[psutil.Process]:
-    """This process's Ray workers that host clients."""
-    return [
-        child for child in psutil.Process().children(recursive=True) if "Host" in child.name() or "ray::Host" in " ".join(cmdline(child))
-    ]
+    """This process's Ray workers that host clients: they map an arena. (Ray does not always put a worker's class into its title.)"""
+    return [child for child in psutil.Process().children(recursive=True) if "/dev/shm/fedsim-" in maps(child)]
 
 
-def cmdline(process: psutil.Process) -> list[str]:
+def maps(process: psutil.Process) -> str:
     try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+        return Path(f"/proc/{process.pid}/maps").read_text()
+    except OSError:
+        return ""
 
 
 def shared_megabytes() -> float:
@@ -102,7 +100,8 @@ def long_run(name: str, engine: Engine, rounds: int) -> bool:
             progress=False,
         ).run()
     settled = [reading for reading in watch.seen if reading["round"] >= rounds / 3]
-    good = len(settled) > 5
+    seen = sum(key.endswith(" MB") and key.startswith("worker") for key in settled[0])
+    good = len(settled) > 5 and seen == getattr(engine, "workers", 0)
     print(f"{name}, {rounds} rounds; after round {settled[0]['round']}, a line fitted to {len(settled)} readings:")
     for key in [key for key in settled[0] if key != "round"]:
         values = np.array([reading.get(key, np.nan) for reading in settled])
