@@ -31,6 +31,7 @@ ANSWER_SECONDS = 5  # until somebody answers at the address of a cluster
 ENVIRONMENT = {  # of Ray, which reads it when it is imported or started
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave the variables that name GPUs alone
+    "RAY_worker_niceness": "0",  # not the 15 that lets everything else on the machine go first
     # Its own lines on lost workers, of a screen's length each: fedsim says it in one
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|low on memory|memory pressure|marked dead|Raylet is terminated",
 }
