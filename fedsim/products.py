@@ -9,6 +9,7 @@ from torch import Tensor
 
 TILE = 1 << 18  # numbers of a tile, which then stays in a core's cache while its rows are read degree + 1 times
 LINE = 16  # numbers of a cache line
+NARROWEST = 4  # cache lines of a tile's row: rows lie pages apart, and going to another page takes longer than reading a line
 
 
 def product(matrix: csr_array, rows: Tensor) -> Tensor:
@@ -20,8 +21,8 @@ def product(matrix: csr_array, rows: Tensor) -> Tensor:
 
 
 def tiles(columns: slice, rows: int) -> list[slice]:
-    """The columns in pieces of whole cache lines, so narrow that `rows` rows of one fit into a core's cache."""
-    width = max(TILE // max(rows, 1) // LINE, 1) * LINE
+    """The columns in pieces of whole cache lines, so narrow that `rows` rows of one fit into a core's cache, but no narrower than pays."""
+    width = max(TILE // max(rows, 1) // LINE, NARROWEST) * LINE
     return [slice(start, min(start + width, columns.stop)) for start in range(columns.start, columns.stop, width)]
 
 
