@@ -133,22 +133,27 @@ class Rounds:
         """Positions in a cohort, cut into groups that depend on nothing but shards and model: in order where all take as many steps, else
         so that clients of a chunk take about as many, and groups have about as much to do. There are more groups the more there is to do,
         and 2, 4, 8 or 16 if they can, of which so many workers have equal shares."""
-        size, steps, local = len(cohort), local_steps(self.sizes[cohort], self.task.local), self.task.local
+        size, steps = len(cohort), local_steps(self.sizes[cohort], self.task.local)
         if not size:
             return []
-        examples = int((steps * np.minimum(self.sizes[cohort], local.batch_size)).sum())
-        calls = max(-(-size // self.chunk), examples * self.task.layout.size // WORTH_A_CALL[torch.device(self.task.device).type])
-        count = min(local.groups, 1 << (calls - 1).bit_length(), size)
+        worth = WORTH_A_CALL[torch.device(self.task.device).type]
+        calls = max(-(-size // self.chunk), int(self._examples(cohort).sum()) * self.task.layout.size // worth)
+        count = min(self.task.local.groups, 1 << (calls - 1).bit_length(), size)
         if steps.min() == steps.max():
             return np.array_split(np.arange(size), count)
         each = -(-size // (self.chunk * count))
         chunks = np.array_split(np.argsort(-steps, kind="stable"), each * count)
         return [np.concatenate(chunks[group::count]) for group in range(count)]
 
+    def _examples(self, cohort: np.ndarray) -> np.ndarray:
+        """How many examples each client's local steps take together, int64 [S]."""
+        sizes = self.sizes[cohort]
+        return local_steps(sizes, self.task.local) * np.minimum(sizes, self.task.local.batch_size)
+
     def _train(self, tick: Tick, rate: float, weights: dict[str, np.ndarray] | None) -> tuple[int, np.ndarray, np.ndarray]:
         """Train the cohort in groups; the number of groups, the norms of the updates [S], and the rows where clients' state lies then
         [S]."""
-        size, local = len(tick.cohort), self.task.local
+        size = len(tick.cohort)
         kept = self.kept.row[tick.keepers]
         keep = self._claimed(size) if self.client_arrays else np.zeros(size, np.int64)
         if not size:
@@ -157,7 +162,7 @@ class Rounds:
             arena = self.session.arena
             arena.reserve([name for name in arena.specs if name.startswith("message/")], np.arange(self.reserved, size))
             self.reserved = size
-        work = local_steps(self.sizes[tick.cohort], local) * np.minimum(self.sizes[tick.cohort], local.batch_size)
+        work = self._examples(tick.cohort)
         jobs = []
         for group, columns in enumerate(self._groups(tick.cohort)):
             part = None if weights is None else {channel: values[columns] for channel, values in weights.items()}

@@ -61,7 +61,7 @@ class Topology:
 
     def edge_list(self, nodes: int, seed: int) -> np.ndarray:
         """The edges, int64 [E, 2], in any order and direction; repetitions and loops do not matter. Raises ConfigError."""
-        raise NotImplementedError
+        raise NotImplementedError("a topology lists its edges")
 
 
 @component

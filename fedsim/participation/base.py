@@ -56,7 +56,7 @@ class Pattern:
 
     def draw(self, round: int) -> np.ndarray:
         """The cohort of `round`; `self.last` still names the round drawn before."""
-        raise NotImplementedError
+        raise NotImplementedError("a pattern draws cohorts")
 
     def state(self) -> dict[str, np.ndarray]:
         """What a pattern bound afresh with the same settings needs to go on with the same cohorts."""
@@ -73,4 +73,4 @@ class Participation:
     def bind(self, population: Population, seed: int) -> Pattern:
         """The pattern of one run. Its draws depend on (seed, "participation", round, client) alone, so every algorithm sees the same
         cohorts. Raises ConfigError where the settings do not fit the population."""
-        raise NotImplementedError
+        raise NotImplementedError("a participation pattern binds to a population")

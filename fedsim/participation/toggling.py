@@ -23,7 +23,7 @@ class Toggling(Pattern):
 
     def holding(self, round: int, clients: np.ndarray, on: np.ndarray) -> np.ndarray:
         """Rounds for which `clients` [n] keep the states `on` [n] they enter in `round`: int64 [n], at least 1."""
-        raise NotImplementedError
+        raise NotImplementedError("a toggling pattern says how long a state is held")
 
     def draw(self, round: int) -> np.ndarray:
         for now in range(self.last + 1, round + 1):

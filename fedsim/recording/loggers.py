@@ -23,7 +23,7 @@ class Logger:
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take the rows of one evaluation (see fedsim.recording.rows)."""
-        raise NotImplementedError
+        raise NotImplementedError("a logger takes rows")
 
     def close(self) -> None:
         """Called once at the end, also of a failed run."""
