@@ -14,6 +14,7 @@ from pathlib import Path
 from competitors import ALL, BASE
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from statistics_of import Median, ratios
 from workloads import WORKLOADS
 
@@ -126,6 +127,9 @@ def draw(found: list[Comparison], path: Path) -> None:
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.grid(axis="x", which="both", linewidth=0.3)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         if each.bound:
             axes.axvline(1000 * each.bound["seconds"], color="C3", linewidth=1, linestyle="--")
             axes.set_xlim(left=500 * each.bound["seconds"])
