@@ -17,7 +17,7 @@ from fedsim.exchange import advance, merged_rows
 from fedsim.failures import Failures
 from fedsim.kept_rows import KeptRows
 from fedsim.local.batches import local_steps
-from fedsim.local.gradients import WORTH_A_CALL, clients_per_call
+from fedsim.local.execution import WORTH_A_CALL, clients_per_call
 from fedsim.products import shares
 from fedsim.protocols.base import Payload, Plan, Tick
 from fedsim.receivers import Receivers

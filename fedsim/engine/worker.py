@@ -19,8 +19,9 @@ from fedsim.engine.drawing import Drawing
 from fedsim.engine.task import MEMORY, OPTIMIZER, RULE, STATISTICS, AverageJob, EvaluateJob, Job, MixJob, SumJob, Task, TrainJob, models
 from fedsim.exchange import advance, merged_rows
 from fedsim.local.examples import Examples
+from fedsim.local.execution import clients_per_call, gradient_kernel
 from fedsim.local.fisher import diagonal_fisher
-from fedsim.local.gradients import clients_per_call, example_losses, gradient_kernel
+from fedsim.local.gradients import example_losses
 from fedsim.local.training import Chunk, Kernel, train
 from fedsim.models.pooling import pooled_first
 from fedsim.products import product, tiles

@@ -36,7 +36,7 @@ class LocalTraining:
     received) and y the model that the client last trained, kept at the client; the update counts from the model received all the same;
     execution: looped (one client at a time) or stacked (many in one batched call), auto: by model and device, see `fedsim.local.gradients`;
     precision: of gradients: float32, or bfloat16 for torch's mixed precision, with weights and updates in float32: other results, sooner
-    where a processor or GPU has bfloat16 instructions and the model is large; never in the dense kernel;
+    where a processor or GPU has bfloat16 instructions and the model is large; gradients are not written out then;
     clients_per_batch: clients in one stacked call, at most (null: by model and device);
     groups: the cohort is cut into at most this many groups, the units of work (fewer where there is little to do); their sums are added
     in order, whoever computed them.

@@ -6,9 +6,10 @@ import torch
 
 from fedsim.algorithms import FedAvg, FedSpeed
 from fedsim.local.batches import draw_batches
-from fedsim.local.gradients import DenseGradient, GradientKernel
+from fedsim.local.gradients import GradientKernel
 from fedsim.local.settings import LocalTraining
 from fedsim.local.training import Chunk, Kernel, train
+from fedsim.local.written import WrittenGradient
 from fedsim.models import build_model
 from fedsim.parameters import Layout, flat_parameters
 from fedsim.participation import Bernoulli
@@ -122,7 +123,7 @@ def test_the_correction_is_an_exponential_average_of_merged_gradients(merge):
     simulation = blobs_simulation(model=mlp(6), local=LocalTraining(steps=None, epochs=2, batch_size=3, rate=rate))
     task = simulation.prepare().task
     module = build_model(simulation.model, task.dataset.input_shape, task.dataset.outputs, 0).double()
-    kernel, seen = DenseGradient(module, Layout.of(module), True), []
+    kernel, seen = WrittenGradient(module, Layout.of(module), True), []
 
     class Recording(GradientKernel):
         def __call__(self, x, *batch):

@@ -7,7 +7,7 @@ from fedsim.data.shards import Shards
 from fedsim.engine import drawing
 from fedsim.local import LocalTraining
 from fedsim.local.batches import draw_batches
-from fedsim.local.gradients import WORTH_A_CALL
+from fedsim.local.execution import WORTH_A_CALL
 from fedsim.participation import Uniform
 from fedsim.protocols.walk import Walk
 from fedsim.topology import Ring

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from fedsim.algorithms import ClientRule, Sgd
 from fedsim.data.shards import Shards
 from fedsim.local.batches import draw_batches
+from fedsim.local.execution import gradient_kernel
 from fedsim.local.fisher import diagonal_fisher
-from fedsim.local.gradients import gradient_kernel
 from fedsim.local.settings import LocalTraining
 from fedsim.local.training import Chunk, Kernel, train
 from fedsim.models import CNN, MLP, LeNet, LogisticRegression

@@ -9,9 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedsim.algorithms import Affine
-from fedsim.local.gradients import DenseGradient, LoopedGradient, VmappedGradient, clients_per_call, gradient_kernel
+from fedsim.local.execution import clients_per_call, gradient_kernel
+from fedsim.local.gradients import LoopedGradient, VmappedGradient
+from fedsim.local.layers import ColumnConvolution, DenseLayer, Layer, LibraryConvolution, layers_of
 from fedsim.local.settings import LocalTraining
-from fedsim.models import MLP, LeNet, LogisticRegression
+from fedsim.local.written import WrittenGradient
+from fedsim.models import CNN, MLP, LeNet, LogisticRegression, McMahanCNN
+from fedsim.models.pooling import pooled_first
 from fedsim.parameters import Layout, flat_parameters
 
 COUNTS = [5, 2, 1]  # examples that count of batches of 5, for three clients
@@ -33,6 +37,13 @@ def group_norm_network(outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(6, outputs))
 
 
+def convolutions(outputs: int) -> nn.Sequential:
+    """Both kinds of convolution, in every order with activation and pooling, on images that pools and filters do not divide."""
+    layers = nn.Conv2d(2, 3, 4, padding=3), nn.MaxPool2d(3), nn.Tanh(), nn.Conv2d(3, 20, 2), nn.ReLU(), nn.MaxPool2d(2)
+    more = nn.Conv2d(20, 18, 2, padding=1), nn.Conv2d(18, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.MaxPool2d(2)
+    return nn.Sequential(*layers, *more, nn.Flatten(), nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, outputs))
+
+
 def tied_network(outputs: int) -> nn.Sequential:
     layer = nn.Linear(6, 6)
     return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(6, outputs))
@@ -43,12 +54,14 @@ MODELS = {
     "relu": (functools.partial(MLP, (2, 3), hidden=[7, 5]), (2, 3)),
     "tanh": (functools.partial(MLP, (6,), hidden=[7, 5], activation="tanh"), (6,)),
     "lenet": (functools.partial(LeNet, (1, 12, 12)), (1, 12, 12)),
+    "convolutions": (convolutions, (2, 23, 27)),
     "group norm": (group_norm_network, (2, 12, 12)),
     "residual": (functools.partial(Residual, 6), (6,)),
     "tied": (tied_network, (6,)),
 }
-DENSE = ("logistic", "relu", "tanh")
-CASES = [(model, kernel) for model in MODELS for kernel in (LoopedGradient, VmappedGradient)] + [(model, DenseGradient) for model in DENSE]
+WRITTEN = ("logistic", "relu", "tanh", "lenet", "convolutions")
+CASES = [(model, kernel) for model in MODELS for kernel in (LoopedGradient, VmappedGradient, WrittenGradient)]
+CASES = [(model, kernel) for model, kernel in CASES if kernel is not WrittenGradient or model in WRITTEN]
 
 
 def batch(model: str, outputs: int, classification: bool):
@@ -153,28 +166,68 @@ class Scaled(nn.Linear):
 
 
 @pytest.mark.parametrize(
-    ("module", "fits"),
+    "module",
     [
-        (LogisticRegression((4,), 3), True),
-        (MLP((4,), 3, hidden=[5, 6], activation="tanh"), True),
-        (MLP((4,), 3, hidden=[]), True),
-        (nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3)), True),
-        (nn.Sequential(nn.Linear(4, 3)), False),
-        (nn.Sequential(nn.Flatten()), False),
-        (nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU()), False),
-        (nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 3)), False),
-        (nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 3)), False),
-        (nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)), False),
-        (nn.Sequential(nn.Flatten(), Scaled(4, 3)), False),
-        (nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(4, 3))), False),
-        (Residual(4, 3), False),
-        (LeNet((1, 12, 12), 3), False),
-        (tied_network(3), False),
+        LogisticRegression((4,), 3),
+        MLP((4,), 3, hidden=[5, 6], activation="tanh"),
+        MLP((4,), 3, hidden=[]),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3)),
+        LeNet((1, 12, 12), 3),
+        pooled_first(LeNet((1, 12, 12), 3)),
+        CNN((3, 8, 8), 3),
+        convolutions(3),
+        nn.Sequential(nn.Conv2d(1, 2, (3, 3), padding=(1, 1)), nn.MaxPool2d((2, 2), (2, 2)), nn.Flatten(), nn.Linear(8, 3)),
     ],
-    ids=lambda value: str(value).replace("\n", "")[:60],
+    ids=lambda module: str(module).replace("\n", "")[:60],
 )
-def test_dense_kernel_is_for_plain_stacks_only(module, fits):
-    assert DenseGradient.fits(module) is fits
+def test_gradients_of_plain_sequences_are_written_out(module):
+    assert [f"{layer.name}.weight" for layer in layers_of(module)] == [name for name, _ in module.named_parameters() if "weight" in name]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Linear(4, 3)),
+        nn.Sequential(nn.Flatten()),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU()),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 3)),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 3)),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)),
+        nn.Sequential(nn.Flatten(), Scaled(4, 3)),
+        nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(4, 3))),
+        nn.Sequential(nn.Flatten(2), nn.Linear(4, 3)),
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()),
+        Residual(4, 3),
+        tied_network(3),
+        *(
+            nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 3))
+            for layers in (
+                (nn.Conv2d(1, 2, 3, stride=2),),
+                (nn.Conv2d(1, 2, 3, dilation=2),),
+                (nn.Conv2d(2, 2, 3, groups=2),),
+                (nn.Conv2d(1, 2, 3, bias=False),),
+                (nn.Conv2d(1, 2, (3, 2)),),
+                (nn.Conv2d(1, 2, 3, padding=(1, 0)),),
+                (nn.Conv2d(1, 2, 3, padding="same"),),
+                (nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"),),
+                (nn.Conv2d(1, 2, 3), nn.GELU()),
+                (nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Tanh()),
+                (nn.Conv2d(1, 2, 3), nn.AvgPool2d(2)),
+                (nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.MaxPool2d(2)),
+                (nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, 2)),
+                (nn.Conv2d(1, 2, 3), nn.MaxPool2d((2, 3))),
+                (nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, padding=1)),
+                (nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, dilation=2)),
+                (nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, ceil_mode=True)),
+                (nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)),
+                (nn.ReLU(), nn.Conv2d(1, 2, 3)),
+            )
+        ),
+    ],
+    ids=lambda module: str(module).replace("\n", "")[:110],
+)
+def test_gradients_of_other_modules_are_not(module):
+    assert layers_of(module) is None
 
 
 class Shifted(MLP):
@@ -200,8 +253,8 @@ def changed(change) -> nn.Module:
     ],
     ids=["forward", "shared tensor", "another parameter", "hook", "hook before", "weight norm"],
 )
-def test_stacks_with_something_of_their_own_are_no_plain_stacks(module):
-    assert not DenseGradient.fits(module)
+def test_sequences_with_something_of_their_own_are_not_plain(module):
+    assert layers_of(module) is None
 
 
 @pytest.mark.parametrize("kernel", [LoopedGradient, VmappedGradient])
@@ -220,24 +273,61 @@ def test_a_parameter_without_effect_has_a_zero_gradient(kernel):
 
 
 @pytest.mark.parametrize(
-    ("model", "execution", "device", "kernel"),
+    ("model", "execution", "device", "kernel", "clients"),
     [
-        ("relu", "auto", "cpu", DenseGradient),
-        ("relu", "auto", "cuda:1", DenseGradient),
-        ("relu", "looped", "cpu", LoopedGradient),
-        ("relu", "stacked", "cpu", DenseGradient),
-        ("lenet", "auto", "cpu", LoopedGradient),
-        ("lenet", "auto", "cuda", VmappedGradient),
-        ("lenet", "looped", "cuda", LoopedGradient),
-        ("lenet", "stacked", "cpu", VmappedGradient),
+        ("relu", "auto", "cpu", WrittenGradient, 32),
+        ("relu", "auto", "cuda:1", WrittenGradient, 1024),
+        ("relu", "looped", "cpu", LoopedGradient, 1),
+        ("relu", "stacked", "cpu", WrittenGradient, 32),
+        ("lenet", "auto", "cpu", WrittenGradient, 4),
+        ("lenet", "auto", "cuda", VmappedGradient, 32),
+        ("lenet", "looped", "cpu", LoopedGradient, 1),
+        ("lenet", "looped", "cuda", LoopedGradient, 1),
+        ("lenet", "stacked", "cpu", WrittenGradient, 4),
+        ("convolutions", "auto", "cpu", WrittenGradient, 1),
+        ("group norm", "auto", "cpu", LoopedGradient, 1),
+        ("group norm", "stacked", "cpu", VmappedGradient, 32),
+        ("residual", "auto", "cuda", VmappedGradient, 32),
     ],
 )
-def test_kernel_is_a_fixed_choice(model, execution, device, kernel):
+def test_kernel_is_a_fixed_choice(model, execution, device, kernel, clients):
     module, settings = MODELS[model][0](3), LocalTraining(execution=execution)
     assert gradient_kernel(module, settings, device) is kernel
-    most = {LoopedGradient: 1, VmappedGradient: 32, DenseGradient: 32 if device == "cpu" else 1024}
-    assert clients_per_call(module, settings, device) == most[kernel]
+    assert clients_per_call(module, settings, device) == clients
     assert clients_per_call(module, LocalTraining(execution=execution, clients_per_batch=5), device) == 5
+
+
+def test_convolutions_of_few_channels_are_products_with_columns():
+    few, many = ([layer.kind for layer in layers_of(model((1, 28, 28), 10))][:2] for model in (LeNet, McMahanCNN))
+    assert few == [ColumnConvolution] * 2 and many == [LibraryConvolution] * 2
+
+
+@pytest.mark.parametrize("pool", [1, 2, 3])
+@pytest.mark.parametrize("kind", [ColumnConvolution, LibraryConvolution])
+def test_of_equal_values_the_first_is_the_maximum(kind, pool):
+    """As with torch's own: on images without contrast all values of a pool are equal, and the gradient of a filter says which was taken."""
+    module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.MaxPool2d(pool), nn.Flatten(), nn.Linear(2 * (6 // pool) ** 2, 3)).double()
+    module[0].weight.data.fill_(0.0)
+    layout, inputs = Layout.of(module), torch.arange(36.0).double().view(1, 1, 1, 6, 6)
+    x, targets, weights = flat_parameters(module).double().unsqueeze(0), torch.tensor([[1]]), torch.ones(1, 1).double()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Layer, "kind", property(lambda self: DenseLayer if isinstance(self.module, nn.Linear) else kind))
+        found = WrittenGradient(module, layout, True)(x, inputs, targets, weights)
+    expected = LoopedGradient(module, layout, True)(x, inputs, targets, weights)
+    assert layout.views(expected[0])["0.weight"].std() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_uphill_stays_in_reach_where_the_examples_gradients_cancel():
+    """Four examples at the corners of a parallelogram, targets alternating, at a point where both are as likely: the gradient is 0 but for
+    rounding errors, of which the step uphill must neither take a root nor be a quotient."""
+    module = LogisticRegression((30,), 2)
+    x = torch.zeros(50, Layout.of(module).size)
+    first, second, third = torch.randn(3, 50, 30, generator=torch.Generator().manual_seed(0))
+    inputs = torch.stack([first, second, third, first + third - second], dim=1)
+    batch = inputs, torch.tensor([[0, 1, 0, 1]]).expand(50, 4), torch.full((50, 4), 0.25)
+    WrittenGradient(module, Layout.of(module), True).descent(x, Affine(radius=0.1), 1.0)(*batch)
+    assert x.norm(dim=1).max() < 0.1
 
 
 @pytest.mark.parametrize(("hidden", "clients"), [(10, 32), (100, 26), (1000, 8)])
@@ -262,6 +352,6 @@ def test_mixed_precision_is_close_and_something_else(kernel):
     assert min(off) > 1e-4 and sorted(off)[4] < 0.1 and max(off) < 0.3
 
 
-def test_mixed_precision_leaves_the_dense_kernel():
+def test_mixed_precision_goes_through_autograd():
     settings = LocalTraining(precision="bfloat16")
     assert gradient_kernel(MLP((4,), 3), settings, "cpu") is LoopedGradient and clients_per_call(MLP((4,), 3), settings, "cpu") == 1

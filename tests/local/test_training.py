@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedsim.algorithms import ClientRule, FedProx, FedSam, FedSpeed, Sgd
-from fedsim.local.gradients import gradient_kernel
+from fedsim.local.execution import gradient_kernel
 from fedsim.local.settings import LocalTraining
 from tests.local.clients import MODELS, SIZES, Clients, local
 

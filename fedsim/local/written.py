@@ -1,0 +1,92 @@
+"""Mini-batch gradients of plain sequences of layers, written out: without autograd, and without a gradient where a step needs none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.algorithms.directions import TINY, Affine
+from fedsim.local.gradients import Descent, GradientKernel
+from fedsim.local.layers import DenseLayer, LayerGradient, layers_of
+from fedsim.parameters import Layout
+
+
+class WrittenGradient(GradientKernel):
+    """All clients in one call, for the modules of `layers_of`."""
+
+    def __init__(self, module: nn.Module, layout: Layout, classification: bool, mixed: bool = False) -> None:
+        super().__init__(module, layout, classification, mixed)
+        self.layers, self.less_one = layers_of(module), torch.tensor(-1.0)
+
+    def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        gradients, layers = torch.empty_like(x), self._at(x)
+        self._backward(layers, inputs, targets, weights)
+        for layer, parameters in zip(layers, self._views(gradients), strict=True):
+            layer.write(*parameters)
+        return gradients
+
+    def descent(self, x: Tensor, form: Affine, rate: float) -> Descent:
+        """The gradient is never written out, but into the products that change the weights."""
+        layers, left, along = self._at(x), 1 - rate * form.pull, -rate * form.scale
+        shift = None if form.offset is None else form.offset * -rate
+
+        def step(*batch: Tensor) -> None:
+            if form.radius:
+                self._backward(layers, *batch)
+                length = torch.stack([layer.squared() for layer in layers]).sum(0).sqrt()
+                for layer in layers:
+                    layer.climb(form.radius / (length + TINY))
+            if shift is None and left == 1:
+                self._backward(layers, *batch, then=lambda layer: layer.descend(along))
+                return
+            self._backward(layers, *batch)
+            x.mul_(left) if shift is None else torch.add(shift, x, alpha=left, out=x)
+            for layer in layers:
+                layer.descend(along)
+
+        return step
+
+    def _at(self, x: Tensor) -> list[LayerGradient]:
+        return [layer.at(*parameters) for layer, parameters in zip(self.layers, self._views(x), strict=True)]
+
+    def _views(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Weight [c, ...] and bias [c, out] of each layer."""
+        views = self.layout.views(x)
+        return [(views[weight], views[bias]) for weight, bias in (layer.parameters for layer in self.layers)]
+
+    def _backward(
+        self,
+        layers: list[LayerGradient],
+        inputs: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        then: Callable[[LayerGradient], None] = lambda layer: None,
+    ) -> None:
+        """A forward and a backward pass; `then` is done to each layer when no other needs its weights any more."""
+        h = inputs.flatten(2) if isinstance(layers[0], DenseLayer) else inputs.movedim(1, -1)
+        image = None
+        for layer in layers:
+            if h.dim() > 3 and isinstance(layer, DenseLayer):
+                image, h = h.shape, h.flatten(1, 3).transpose(1, 2)
+            h = layer.forward(h)
+        d = self._slope(h, targets).mul_(weights.unsqueeze(-1))
+        for layer in reversed(layers):
+            if d.dim() == 3 and not isinstance(layer, DenseLayer):
+                d = d.transpose(1, 2).reshape(image)
+            d = layer.backward(d)
+            then(layer)
+
+    def _slope(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The derivative of each example's loss by its outputs [c, B, outputs], which may be written over."""
+        if self.classification:
+            d = _softmax_(outputs)
+            return d.scatter_add_(-1, targets.unsqueeze(-1), self.less_one.to(d).expand(*targets.shape, 1))
+        return (outputs - targets).mul_(2 / targets.shape[-1])
+
+
+def _softmax_(logits: Tensor) -> Tensor:
+    """In place, over the last dimension; torch's own takes three times as long where that is short."""
+    powers = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+    return powers.div_(powers.sum(-1, keepdim=True))
