@@ -6,6 +6,8 @@ import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
@@ -22,14 +24,29 @@ class Interrupted(KeyboardInterrupt):
         self.signal, self.code, self.round = signal, 128 + signal, round
 
 
+_LEADER: ContextVar[Interruption | None] = ContextVar("leader", default=None)
+
+
+@contextlib.contextmanager
+def led_by(leader: Interruption) -> Iterator[None]:
+    """In this thread, the signals of runs are those of a leader in the main thread."""
+    before = _LEADER.set(leader)
+    try:
+        yield
+    finally:
+        _LEADER.reset(before)
+
+
 class Interruption:
     """Listens to signals in the main thread; elsewhere, and to signals that this process ignores, not at all. A context manager.
 
-    patient: whether a signal waits for the end of the round; without that it raises Interrupted at once. received: the signal that waits.
+    patient: whether a signal waits for the end of the round; without that it raises Interrupted at once. received: the signal that waits,
+    here or at the leader (see `led_by`).
     """
 
     def __init__(self) -> None:
-        self.patient, self.received = False, 0
+        self.patient, self.number = False, 0
+        self.leader = _LEADER.get()
         self._before: dict[int, Any] = {}
         self._notice: threading.Timer | None = None
 
@@ -43,18 +60,22 @@ class Interruption:
                 self._before[number] = present
                 signal.signal(number, self._handle)
 
-    def check(self, round: int) -> None:
+    @property
+    def received(self) -> int:
+        return self.number or (self.leader.received if self.leader is not None else 0)
+
+    def check(self, round: int | None = None) -> None:
         """Raise Interrupted if a signal waits. round: rounds done."""
-        if self.received:
-            received, self.received = self.received, 0
+        if received := self.received:
+            self.number = 0
             raise Interrupted(received, round)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received or not self.patient:
-            self.received = 0
+        if self.number or not self.patient:
+            self.number = 0
             self._release()
             raise Interrupted(number)
-        self.received = number
+        self.number = number
         self._notice = threading.Timer(PATIENCE, self._tell)
         self._notice.daemon = True
         self._notice.start()
@@ -76,5 +97,5 @@ class Interruption:
 
     def __exit__(self, *exception: object) -> None:
         self._release()
-        if self.received:  # it came when all was done: whoever would have had it gets it now
-            signal.raise_signal(self.received)
+        if self.number:  # it came when all was done: whoever would have had it gets it now
+            signal.raise_signal(self.number)

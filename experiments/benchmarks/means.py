@@ -12,7 +12,7 @@ from fedsim.engine import dealing, drawing
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
 from fedsim.engine.task import Task
-from fedsim.local import gradients, training
+from fedsim.local import execution, layers, training, written
 from fedsim.local.settings import LocalTraining
 from fedsim.parameters import Layout
 from fedsim.rounds import Rounds
@@ -32,10 +32,17 @@ def _contiguous(self, flat):
 # means -> (workloads, engine, how to do without); "ragged" is W2 with shards of log-normal sizes
 MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
     "convolution weights channels-last": (("W1b", "W1"), InProcess, lambda: patch.object(Layout, "views", _contiguous)),
-    "pooling before ReLU": (("W1b", "W1"), InProcess, lambda: patch("fedsim.engine.worker.pooled_first", lambda module: module)),
+    "gradients written out, not by autograd": (("W1b", "W1"), InProcess, lambda: patch.object(execution, "layers_of", lambda module: None)),
+    "products with columns": (("W1b",), InProcess, lambda: patch.object(layers, "MOST_CHANNELS", 0)),
+    "up to 4 clients of LeNet in one call, not 1": (("W1b",), InProcess, lambda: patch.object(execution, "COLUMN_CLIENTS", 1)),
+    "pooling before ReLU in evaluations": (
+        ("W1b", "W1"),
+        InProcess,
+        lambda: patch("fedsim.engine.worker.pooled_first", lambda module: module),
+    ),
     "step fused with the gradient": (("W2lr", "W2", "W1b", "W1"), InProcess, lambda: patch.object(LocalTraining, "plain", False)),
-    "up to 32 clients in one call, not 8": (("W2lr", "W2"), InProcess, lambda: patch.dict(gradients.DENSE_CLIENTS, cpu=(8, 8, 0))),
-    "softmax written out": (("W2lr", "W2"), InProcess, lambda: patch.object(gradients, "_softmax_", lambda z: z.softmax(dim=-1))),
+    "up to 32 clients in one call, not 8": (("W2lr", "W2"), InProcess, lambda: patch.dict(execution.STACKED_CLIENTS, cpu=(8, 8, 0))),
+    "softmax written out": (("W2lr", "W2"), InProcess, lambda: patch.object(written, "_softmax_", lambda z: z.softmax(dim=-1))),
     "inputs of several steps at once": (("W2lr", "W2"), InProcess, lambda: patch.object(training, "STAGED", 1)),
     "batches drawn for many jobs": (("W2lr", "W2"), InProcess, lambda: patch.object(drawing, "TOGETHER", 0)),
     "like clients in one chunk": (("ragged",), InProcess, lambda: patch.object(Rounds, "_groups", _in_order)),

@@ -6,7 +6,7 @@
     mixing      10,000 nodes of degree 8 with 50,890 parameters against moving 2 x 4 bytes of each parameter once (needs 9 GB; --nodes)
     means       each means of being fast: with it and without, on the workloads that it is meant for
     sweep       8 short runs one after the other against two at a time, in process
-    seeds       what training runs of ten seeds together could bring at most: one run of ten times the clients against ten times one run
+    seeds       ten runs that differ in the seed: one after the other, trained together, and both in two processes
 
 Everything that is compared runs in turn, repeat by repeat, in this process (sweeps: in processes of their own).
 """
@@ -176,35 +176,69 @@ def sweep(repeats: int, runs: int, rounds: int) -> list[dict]:
 
 
 def seeds(repeats: int, rounds: int) -> list[dict]:
-    """Seconds of a round of ten seeds, on digits, where models are small. A lower bound for the seeds together, whose cohorts, servers and
-    recordings would still be ten."""
+    """Seconds of ten runs on digits, where models are small, that differ in the seed: one after the other, together, and both in two
+    processes, without the start of processes."""
+    from joblib import Parallel, delayed
+
+    halves, lines = (range(5), range(5, 10)), []
+    few = ["participation=bernoulli", "participation.probability=0.1"]
+    patterns = {"2 of 20 clients": few, "5 of 20 clients": ["participation.cohort=5"], "all of 20 clients": ["participation=full"]}
+    with Parallel(n_jobs=2) as pool:
+        for what, participation in patterns.items():
+            settings = [
+                "data=digits",
+                "partition=iid",
+                "partition.clients=20",
+                f"rounds={rounds}",
+                f"evaluation.every={rounds}",
+                *participation,
+            ]
+
+            def two(run: Callable, settings: list[str] = settings) -> float:
+                pool(delayed(_seconds_of)(run, [*settings, "rounds=2"], half) for half in halves)  # processes have started
+                started = time.perf_counter()
+                pool(delayed(_seconds_of)(run, settings, half) for half in halves)
+                return time.perf_counter() - started
+
+            variants = {
+                "one after the other": lambda settings=settings: _seconds_of(_apart, settings, range(10)),
+                "together": lambda settings=settings: _seconds_of(_together, settings, range(10)),
+                "two processes, one after the other": lambda two=two: two(_apart),
+                "two processes, five together": lambda two=two: two(_together),
+            }
+            times = interleaved(variants, repeats)
+            lines.append({"part": "seeds", "what": f"{what}, 10 runs of {rounds} rounds", "base": "one after the other", "times": times})
+    return lines
+
+
+def _seconds_of(run: Callable, settings: list[str], chosen: range) -> float:
     from fedsim.config.building import build
     from fedsim.config.composition import compose
 
-    def whole(clients: int, runs: int, participation: list[str]) -> float:
-        clock = RoundClock()
-        part = build(compose(["data=digits", f"partition.clients={clients}", f"rounds={rounds}", "evaluation.every=10000", *participation]))
-        part.loggers, part.progress = [clock], False
-        part.run()
-        return runs * clock.mean
+    simulations = [build(compose([*settings, f"seed={seed}"]), None, False) for seed in chosen]
+    started = time.perf_counter()
+    run(simulations)
+    return time.perf_counter() - started
 
-    lines = []
-    few = ["participation=bernoulli", "participation.probability=0.1"]
-    patterns = {"2 of 20 clients": few, "all of 20 clients": ["participation=full"]}
-    for what, settings in patterns.items():
-        variants = {
-            "apart": lambda settings=settings: whole(20, 10, settings),
-            "together, at least": lambda settings=settings: whole(200, 1, settings),
-        }
-        lines.append({"part": "seeds", "what": what, "base": "together, at least", "times": interleaved(variants, repeats)})
-    return lines
+
+def _apart(simulations: list) -> None:
+    for each in simulations:
+        each.run()
+
+
+def _together(simulations: list) -> None:
+    from fedsim.together import run_together
+
+    for result in run_together(simulations):
+        if isinstance(result, BaseException):
+            raise result
 
 
 def table(results: Path) -> str:
     """What was found, as Markdown."""
     rows = ["| part | on | what | time (interval of the median) | times the first |", "|---|---|---|---|---|"]
     for line in [json.loads(text) for text in (results / "variants.jsonl").read_text().splitlines()]:
-        unit = {"ragged": ("µs a step", 1e6), "sweep": ("s", 1.0)}.get(line["part"], ("ms a round", 1e3))
+        unit = {"ragged": ("µs a step", 1e6), "sweep": ("s", 1.0), "seeds": ("s", 1.0)}.get(line["part"], ("ms a round", 1e3))
         for name, values in sorted(line["times"].items(), key=lambda item: item[0] != line["base"]):
             median, ratio = Median.of([unit[1] * value for value in values]), Median.of([1.0])
             if name != line["base"]:

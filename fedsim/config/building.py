@@ -6,7 +6,8 @@ import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -42,21 +43,43 @@ GROUPS = {  # the base class that an option's class must have; a model is any ca
 METRICS = "metrics"  # the group of which several options may be chosen: name -> settings
 OPTIONAL = ("correction", "topology", "mixing")  # groups that may be absent
 PRESETS = ("algorithm", "experiment")  # groups that choose options of others and have no settings of their own
+MOST_SEEDS = 1000  # in one go
 FROM_DATA = ("input_shape", "outputs", "vocabulary")  # what a model is told of the data
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is built from. config: group or plain key -> plain values; choices: group -> option; overrides: what was typed."""
+    """What a run is built from. config: group or plain key -> plain values; choices: group -> option; overrides: what was typed;
+    seeds: of several runs that differ in the seed alone, or none."""
 
     config: dict[str, Any]
     choices: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
+    seeds: Sequence[int] = ()
+
+    def of_each_seed(self) -> list[Settings]:
+        """The settings of the run of each seed, as if it had been typed alone."""
+        typed = [override for override in self.overrides if override.lstrip("+").partition("=")[0] not in ("seed", "seeds")]
+        return [Settings(self.config | {"seed": seed}, self.choices, [*typed, f"seed={seed}"]) for seed in self.seeds]
 
     @property
     def recorded(self) -> dict[str, Any]:
         """What is recorded with a run."""
         return {**self.config, "choices": self.choices}
+
+
+def parse_seeds(value: Any) -> list[int]:
+    """Seeds from "0..9" or a list; none of None. Raises ConfigError."""
+    found = value
+    if value is None:
+        return []
+    if isinstance(value, str) and (ends := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", value.strip())):
+        first, last = map(int, ends.groups())
+        found = list(range(first, last + 1)) if last - first < MOST_SEEDS else None
+    whole = isinstance(found, list) and all(type(seed) is int and 0 <= seed < 2**63 for seed in found)
+    accepted = f"accepted is a range such as 0..9 or a list such as [0,1,5], of different integers from 0 on, at most {MOST_SEEDS}"
+    require(whole and 0 < len(found) <= MOST_SEEDS and len(set(found)) == len(found), "seeds", value, accepted)
+    return found
 
 
 @component

@@ -25,7 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from yaml import YAMLError
 
 from fedsim.component import settings_of
-from fedsim.config.building import GROUPS, METRICS, PRESETS, PlainKeys, Settings, suggest
+from fedsim.config.building import GROUPS, METRICS, PRESETS, PlainKeys, Settings, parse_seeds, suggest
 from fedsim.config.options import OPTIONS, user_folders
 from fedsim.errors import ConfigError, require
 
@@ -46,7 +46,9 @@ class UserFolders(SearchPathPlugin):
 def compose(overrides: Sequence[str], config_dir: Path | str | None = None) -> Settings:
     """The settings that `overrides` (Hydra's grammar) give. config_dir: the user's own options. Raises ConfigError."""
     with hydra_state(), searching(config_dir), explaining(overrides):
-        return composed(overrides)
+        settings = composed(overrides)
+    require(not settings.seeds, "seeds", settings.seeds, "is of fedsim run; here each run has one seed")
+    return settings
 
 
 def composed(overrides: Sequence[str]) -> Settings:
@@ -62,6 +64,7 @@ def settings_in(cfg: DictConfig) -> Settings:
     known = HydraConfig.get()
     kept = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "sweep")])
     config: dict[str, Any] = OmegaConf.to_container(kept, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    seeds = parse_seeds(config.pop("seeds", None))
     choices = {group: known.runtime.choices[group] for group in (*GROUPS, *PRESETS) if group in known.runtime.choices}
     overrides = overrides_in(known)
     typed = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
@@ -70,7 +73,7 @@ def settings_in(cfg: DictConfig) -> Settings:
         if f"{group}._target_" in typed:  # a class of the user's own in place of an option, whose settings go with it
             config[group] = {name: value for name, value in config[group].items() if f"{group}.{name}" in typed}
             choices[group] = typed[f"{group}._target_"].rpartition(".")[2]
-    return Settings(config, choices, overrides)
+    return Settings(config, choices, overrides, seeds)
 
 
 def overrides_in(known: Any) -> list[str]:

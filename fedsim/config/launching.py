@@ -31,10 +31,11 @@ from fedsim.config.building import GROUPS, METRICS, PRESETS, Settings
 from fedsim.config.composition import VERSION, composed, explaining, hydra_state, opened, overrides_in, searching, settings_in
 from fedsim.config.options import OPTIONS
 from fedsim.config.processes import LAST_WORDS, end_workers, in_worker, leading
-from fedsim.config.running import failures, record_failure, run_job, run_one, state_of, states
+from fedsim.config.running import failures, record_failure, run_job, run_one, run_seeds, seed_folders, state_of, states
 from fedsim.config.sweeps import Typed, check_name, digest, job_folder, job_key, sweep_name, swept_keys
 from fedsim.errors import ConfigError, require
 from fedsim.interruption import Interrupted
+from fedsim.recording.files import shown
 
 _AWAY = re.compile(r"(^|[,\s\[(])/|(^|[/,\s\[(])\.\.?(/|$)|\\")  # an option that is no name within its group
 _RAY = "would start a Ray session in each of the launcher's processes, for the same CPUs; leave out hydra/launcher, so that one run after "
@@ -123,7 +124,14 @@ def _task(cfg: DictConfig) -> float:
         settings = Settings({}, {}, overrides_in(known))
         with explaining(settings.overrides):
             settings = settings_in(cfg)
-        return run_one(settings, Path(known.runtime.output_dir))
+        folder = Path(known.runtime.output_dir)
+        if not settings.seeds:
+            return run_one(settings, folder)
+        try:
+            return run_seeds(settings, seed_folders(settings, folder, in_sweep=False))
+        except Interrupted as stop:
+            line = f"interrupted; the same command with hydra.run.dir={shown(folder)} goes on with what is missing"
+            raise Interrupted(stop.signal, stop.round, line) from None
     except Exception as error:
         raise Escape(error) from error
 
@@ -140,6 +148,10 @@ def _job(cfg: DictConfig, known: Any, beside_others: bool) -> float:
         record_failure(settings, folder, error)
         return math.nan
     try:
+        if settings.seeds:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # Hydra's, for one run
+            return run_seeds(settings, seed_folders(settings, folder, in_sweep=True), False if beside_others else None, record=True)
         return run_job(settings, folder, False if beside_others else None)  # several bars at once would write over each other
     except Interrupted as stop:
         raise Interrupted(stop.signal, stop.round, f"{stop}; {LAST_WORDS}") from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedsim.config.building import Settings, build, in_settings
-from fedsim.config.sweeps import claimed, same_run, state_of, stored_summary
+from fedsim.config.sweeps import claimed, file_name, job_folder, job_key, same_run, state_of, stored_summary
 from fedsim.errors import ConfigError
 from fedsim.recording.files import shown
 
@@ -57,6 +59,55 @@ def run_job(settings: Settings, folder: Path, progress: bool | None = None) -> f
     return main_value(result.summary)
 
 
+def run_seeds(settings: Settings, folders: Sequence[Path], progress: bool | None = None, record: bool = False) -> float:
+    """The runs of `settings.seeds`, trained together; each says how it ended. What a folder has of its run is not computed again.
+
+    record: also what was refused, as a run that has failed, and raise nothing. The mean of the runs' main values. Raises what the first
+    that failed has raised, when all have ended.
+    """
+    from fedsim.together import run_together
+
+    values, errors = [], list[BaseException]()
+    with contextlib.ExitStack() as claims:
+        left = []
+        for own, folder in zip(settings.of_each_seed(), folders, strict=True):
+            claims.enter_context(claimed(folder, wait=True))
+            if (summary := stored_summary(folder, own.config)) is None:
+                left.append((own, folder))
+                continue
+            print(ending(summary, f"{summary['status']} before", folder, own), flush=True)
+            values.append(main_value(summary))
+        found: list[Result | BaseException]
+        try:
+            simulations = [build(own, folder, progress if n == 0 else False) for n, (own, folder) in enumerate(left)]
+            found = run_together(simulations, [_goes_on(folder, own) for own, folder in left])
+        except ConfigError as error:
+            found = [error] * len(left)
+        for (own, folder), result in zip(left, found, strict=True):
+            if not isinstance(result, BaseException):
+                print(ending(result.summary, result.status, folder, own), flush=True)
+                values.append(main_value(result.summary))
+                continue
+            errors.append(in_settings(result, own) if isinstance(result, ConfigError) else result)
+            if record and state_of(folder) != "failed":
+                record_failure(own, folder, errors[-1])
+    if errors and not record:
+        raise errors[0]
+    return sum(values) / len(values) if values else math.nan
+
+
+def seed_folders(settings: Settings, folder: Path, in_sweep: bool) -> list[Path]:
+    """Where the runs of `settings.seeds` record: in a sweep beside each other, where a sweep over seed= has them too, else in `folder`."""
+    if not in_sweep:
+        return [folder / f"seed={seed}" for seed in settings.seeds]
+    swept, found = folder.name.removesuffix(job_key(settings.config)).rstrip("-"), []
+    for own in settings.of_each_seed():
+        name = job_folder(folder.parent, {}, key := job_key(own.config))
+        readable = file_name(",".join(filter(None, (swept, f"seed={own.config['seed']}"))))
+        found.append(folder.parent / (f"{readable}-{key}" if name == key else name))
+    return found
+
+
 def main_value(summary: dict[str, Any]) -> float:
     """The final accuracy (regression: the loss), for sweepers that optimise."""
     return float(summary.get("accuracy", summary.get("loss", math.nan)))
@@ -70,7 +121,7 @@ def ending(summary: dict[str, Any], status: str, folder: Path, settings: Setting
     return f"{name}: {value}after {summary['rounds']} rounds in {summary['seconds']:.3g} s, {status}: {shown(folder)}"
 
 
-def record_failure(settings: Settings, folder: Path, error: Exception) -> None:
+def record_failure(settings: Settings, folder: Path, error: BaseException) -> None:
     """Leave a run folder that says why there is no run; what an earlier attempt at the same run has left stays."""
     from fedsim.recording.recorder import Recorder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from fedsim.local.examples import Examples
 from fedsim.local.execution import clients_per_call, gradient_kernel
 from fedsim.local.fisher import diagonal_fisher
 from fedsim.local.gradients import example_losses
-from fedsim.local.training import Chunk, Kernel, train
+from fedsim.local.training import Chunk, Kernel, Trained, train
 from fedsim.models.pooling import pooled_first
 from fedsim.products import product, tiles
 
@@ -72,11 +72,21 @@ class Worker:
         return torch.from_numpy(self.arena[name][rows])
 
     def _train(self, job: TrainJob) -> np.ndarray:
+        training = self.training(job)
+        chunk = next(training)
+        while True:
+            try:
+                chunk = training.send(train(chunk, self.task.rule, self.task.local, self.kernel, job.rate))
+            except StopIteration as end:
+                return end.value
+
+    def training(self, job: TrainJob) -> Generator[Chunk, Trained, np.ndarray]:
+        """A job but for training itself: gives the chunks to train, is sent what `train` gave of each, returns the norms of the updates."""
         task, norms = self.task, []
         sums = None if job.weights is None else self._sums(task.channels)
         for part in _parts(len(job.clients), self.chunk):
             chunk, memory = self._chunk(job, part)
-            messages, state, optimizer, x = train(chunk, task.rule, task.local, self.kernel, job.rate)
+            messages, state, optimizer, x = yield chunk
             norms.append(norm(messages["update"]).squeeze(-1).cpu().numpy())
             messages, memory = task.aggregator.encode(messages, memory)
             messages |= {channel: messages[source] for channel, source in task.rule.same_as.items()}

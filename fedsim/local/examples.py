@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -43,9 +45,31 @@ class Examples:
             x = self._normal(x, self.ready[: x.numel()].view(shape))
         return x, self.y[at]
 
+    def like(self, other: Examples) -> bool:
+        """Whether they are of one kind, prepared in the same way."""
+        kinds = [(each.tokens, each.x.dtype, each.x.shape[1:], each.y.dtype, each.y.shape[1:]) for each in (self, other)]
+        return kinds[0] == kinds[1] and torch.equal(self.factor, other.factor) and torch.equal(self.offset, other.offset)
+
     def _normal(self, x: Tensor, out: Tensor) -> Tensor:
         out.copy_(x)  # uint8 becomes float32 here, where that is fastest
         return out.mul_(self.factor).add_(self.offset)  # a third of the time of addcmul with these shapes
+
+
+def joined(parts: Sequence[Examples]) -> tuple[Examples, list[int]]:
+    """Examples of one kind one after the other, equal ones once, and where those of each part begin. The parts become views of them."""
+    distinct: list[Examples] = []
+    which = []
+    for part in parts:
+        same = (n for n, each in enumerate(distinct) if torch.equal(each.x, part.x) and torch.equal(each.y, part.y))
+        which.append(next(same, len(distinct)))
+        if which[-1] == len(distinct):
+            distinct.append(part)
+    ends = np.cumsum([0, *(len(part) for part in distinct)]).tolist()
+    whole = copy.copy(parts[0])
+    whole.x, whole.y = (torch.cat([getattr(part, name) for part in distinct]) for name in ("x", "y"))
+    for part, n in zip(parts, which, strict=True):
+        part.x, part.y = whole.x[ends[n] : ends[n + 1]], whole.y[ends[n] : ends[n + 1]]
+    return whole, [ends[n] for n in which]
 
 
 def _room(memory: Tensor, size: int) -> Tensor:

@@ -40,6 +40,9 @@ class Chunk:
     shared: State
 
 
+Trained = tuple[dict[str, Tensor], State, State, Tensor]  # messages, the rule's state, that of local training, trained models
+
+
 class Kernel:
     """What training needs of a model: `gradient`, a kernel of `fedsim.local.gradients`, `examples_of(index [...]) -> inputs [..., shape],
     targets`, which may reuse its memory at the next call, and `fisher(x, clients) -> [C, P]`."""
@@ -61,9 +64,7 @@ class _BatchGradient:
         return self.kernel.hvp(point, vector, *self.batch)
 
 
-def train(
-    chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kernel, rate: float
-) -> tuple[dict[str, Tensor], State, State, Tensor]:
+def train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kernel, rate: float) -> Trained:
     """Messages by channel [C, length], the rule's state and that of local training, to keep, and trained models [C, P].
 
     rate: learning rate of this round.

@@ -1,0 +1,52 @@
+"""Several simulations as one: their clients are trained in common calls, which pays where each alone has few clients a round."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fedsim.engine.inprocess import InProcess
+from fedsim.engine.together import Meeting, Together
+from fedsim.errors import require
+from fedsim.interruption import Interruption, led_by
+from fedsim.result import Result
+from fedsim.simulation import Simulation
+
+
+def run_together(simulations: Sequence[Simulation], resume: Sequence[bool] | None = None) -> list[Result | BaseException]:
+    """Run simulations that differ in the seed alone; of each its result, or what it raised.
+
+    Each gives what it gives alone; what they differ in besides (the rule, the rate, how inputs are normalised, the width of batches) costs
+    speed, since then they are not trained together. resume: as for `Simulation.run`, of each. Raises ConfigError for an engine other than
+    InProcess, and Interrupted when all have been interrupted.
+    """
+    for simulation in simulations:
+        name = type(simulation.engine).__name__
+        require(isinstance(simulation.engine, InProcess), "engine", name, "runs are trained together in one process; use engine=inprocess")
+    meeting, found = Meeting(len(simulations)), dict[int, Result | BaseException]()
+
+    def run(number: int, simulation: Simulation) -> None:
+        meeting.begin(number)
+        with led_by(interruption):
+            try:
+                found[number] = simulation.run(resume=resume is not None and resume[number])
+            except BaseException as error:  # with an Interrupted, which the leader raises for all
+                found[number] = error
+            finally:
+                meeting.pass_on()
+
+    with Interruption() as interruption:
+        threads = []
+        for number, simulation in enumerate(simulations):
+            engine = Together(meeting, simulation.engine.device)
+            own = replace(simulation, engine=engine, config=simulation.config or simulation.describe())
+            threads.append(threading.Thread(target=run, args=(number, own), name=f"run {number}", daemon=True))
+        interruption.patient = all(simulation.folder is not None for simulation in simulations)
+        for thread in threads:
+            thread.start()
+        meeting.pass_on()
+        for thread in threads:
+            thread.join()
+        interruption.check()
+    return [found[number] for number in range(len(simulations))]
