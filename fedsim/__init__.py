@@ -10,10 +10,22 @@ if TYPE_CHECKING:
     from fedsim.config.simulate import simulate, simulate_many
     from fedsim.errors import ConfigError
     from fedsim.simulation import Result, Simulation
+    from fedsim.together import run_together
 
     __version__: str
 
-__all__ = ["ConfigError", "Result", "Simulation", "__version__", "compare", "load_runs", "plot", "simulate", "simulate_many"]
+__all__ = [
+    "ConfigError",
+    "Result",
+    "Simulation",
+    "__version__",
+    "compare",
+    "load_runs",
+    "plot",
+    "run_together",
+    "simulate",
+    "simulate_many",
+]
 
 _HOMES = {  # imported at first use, so that `import fedsim` takes no time
     "ConfigError": "fedsim.errors",
@@ -22,6 +34,7 @@ _HOMES = {  # imported at first use, so that `import fedsim` takes no time
     "compare": "fedsim.analysis",
     "load_runs": "fedsim.analysis",
     "plot": "fedsim.analysis",
+    "run_together": "fedsim.together",
     "simulate": "fedsim.config.simulate",
     "simulate_many": "fedsim.config.simulate",
 }

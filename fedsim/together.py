@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +15,8 @@ from fedsim.errors import require
 from fedsim.interruption import Interruption, led_by
 from fedsim.result import Result
 from fedsim.simulation import Simulation
+
+STOP_SECONDS = 30  # until runs have ended that are interrupted in the middle of a round
 
 
 def run_together(simulations: Sequence[Simulation], resume: Sequence[bool] | None = None) -> list[Result | BaseException]:
@@ -25,6 +30,7 @@ def run_together(simulations: Sequence[Simulation], resume: Sequence[bool] | Non
         name = type(simulation.engine).__name__
         require(isinstance(simulation.engine, InProcess), "engine", name, "runs are trained together in one process; use engine=inprocess")
     meeting, found = Meeting(len(simulations)), dict[int, Result | BaseException]()
+    patient = all(simulation.folder is not None for simulation in simulations)
 
     def run(number: int, simulation: Simulation) -> None:
         meeting.begin(number)
@@ -39,14 +45,31 @@ def run_together(simulations: Sequence[Simulation], resume: Sequence[bool] | Non
     with Interruption() as interruption:
         threads = []
         for number, simulation in enumerate(simulations):
-            engine = Together(meeting, simulation.engine.device)
-            own = replace(simulation, engine=engine, config=simulation.config or simulation.describe())
+            engine = Together(meeting, _kind(simulations, number), simulation.engine.device)
+            config, loggers = simulation.config or simulation.describe(), [copy.copy(logger) for logger in simulation.loggers]
+            own = replace(simulation, engine=engine, config=config, loggers=loggers)
             threads.append(threading.Thread(target=run, args=(number, own), name=f"run {number}", daemon=True))
-        interruption.patient = all(simulation.folder is not None for simulation in simulations)
-        for thread in threads:
-            thread.start()
+            threads[-1].start()
         meeting.pass_on()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.1)
+                    interruption.patient = patient and meeting.began
+        except KeyboardInterrupt as stop:
+            meeting.stop = getattr(stop, "signal", signal.SIGINT)
+            for thread in threads:
+                thread.join(STOP_SECONDS)
+            raise
         interruption.check()
     return [found[number] for number in range(len(simulations))]
+
+
+def _kind(simulations: Sequence[Simulation], number: int) -> int:
+    """The first simulation with the same model."""
+    return next(n for n, each in enumerate(simulations) if _model(each) == _model(simulations[number]))
+
+
+def _model(simulation: Simulation) -> tuple:
+    model = simulation.model
+    return (model.func, model.args, model.keywords) if isinstance(model, functools.partial) else (model,)

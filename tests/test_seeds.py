@@ -1,10 +1,13 @@
 """Runs that differ in the seed, trained together: each gives what it gives alone."""
 
+import functools
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,8 +17,14 @@ from fedsim.algorithms import Sgd
 from fedsim.cli import main
 from fedsim.config.building import build, parse_seeds
 from fedsim.config.composition import compose
+from fedsim.data import Npz
+from fedsim.data.partition import Natural
 from fedsim.engine.ray import Ray
 from fedsim.errors import ConfigError
+from fedsim.interruption import Interrupted
+from fedsim.models import MLP, LeNet
+from fedsim.parameters import flat_parameters
+from fedsim.participation import Uniform
 from fedsim.simulation import Simulation
 from fedsim.together import run_together
 from tests.helpers import blobs_simulation
@@ -85,20 +94,84 @@ def test_runs_of_other_lengths_and_rules_run_beside_each_other(calls):
     assert sorted(calls) == [1] * (4 + 6) + [2] * 2
 
 
-def test_a_run_that_fails_leaves_the_others_alone():
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_run_that_fails_leaves_the_others_alone(shared, calls):
+    """Whether it fails in a call of its own or in one for all."""
+    first = {seed: float(flat_parameters(built("fedavg", [seed])[0].prepare().task.module)[0]) for seed in range(3)}
+
+    @dataclass
     class Failing(Sgd):
+        number: int = 0
+
         def finish(self, x, anchor, state, shared, info):
-            if (x != anchor).any() and len(seen) == 3:
+            if (anchor[:, 0] == first[1]).any():
                 raise ArithmeticError("on purpose")
-            seen.append(1)
             return super().finish(x, anchor, state, shared, info)
 
-    seen: list[int] = []
-    fine, failing = blobs_simulation(seed=0), blobs_simulation(seed=1, client=Failing())
-    expected = fine.run().models
-    first, second = run_together([fine, failing])
-    np.testing.assert_array_equal(first.models, expected)
-    assert isinstance(second, ArithmeticError) and len(seen) == 3
+    simulations = built("fedavg")
+    expected = [simulation.run().models for simulation in simulations]
+    for number, simulation in enumerate(simulations):
+        simulation.client = Failing(0 if shared else number)
+    found = run_together(simulations)
+    assert isinstance(found[1], ArithmeticError) and max(calls) == (3 if shared else 1)
+    for seed in (0, 2):
+        np.testing.assert_array_equal(found[seed].models, expected[seed])
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_run_that_is_refused_or_done_leaves_the_others_alone(which, tmp_path):
+    """Whoever ends has to do the work of those who wait."""
+    expected = [simulation.run().models for simulation in built("fedavg")]
+    simulations = built("fedavg")
+    simulations[which].model = functools.partial(MLP, hidden=[0])
+    found = run_together(simulations)
+    assert isinstance(found[which], ConfigError)
+    for seed in {0, 1, 2} - {which}:
+        np.testing.assert_array_equal(found[seed].models, expected[seed])
+    done, *others = built("fedavg", [which, *({0, 1, 2} - {which})])
+    done.folder = tmp_path / "done"
+    done.run()
+    found = run_together([*others, done], [False, False, True])
+    np.testing.assert_array_equal(found[2].models, expected[which])
+    np.testing.assert_array_equal(found[0].models, expected[others[0].seed])
+
+
+def test_other_models_are_not_trained_together(calls):
+    simulations = built("fedavg")
+    for simulation, activation in zip(simulations, ("relu", "tanh", "relu"), strict=True):
+        simulation.model = functools.partial(MLP, hidden=[8], activation=activation)
+    expected = [simulation.run().models for simulation in simulations]
+    for result, models in zip(run_together(simulations), expected, strict=True):
+        np.testing.assert_array_equal(result.models, models)
+    assert sorted(calls) == [1] * 6 + [2] * 6
+
+
+def test_convolutions_are_trained_together_to_the_same_bytes(tmp_path, calls):
+    draw = np.random.default_rng(0)
+    x, y = draw.integers(0, 256, (240, 1, 12, 12), dtype=np.uint8), draw.integers(0, 3, 240)
+    np.savez(tmp_path / "images.npz", x=x, y=y, client=np.arange(240) // 20, x_test=x[:40], y_test=y[:40])
+    parts = {"data": Npz(file=str(tmp_path / "images.npz"), validation=0.0), "partition": Natural(), "model": LeNet, "rounds": 4}
+    simulations = [Simulation(**parts, participation=Uniform(cohort=2), progress=False, seed=seed) for seed in range(3)]
+    expected = [simulation.run().models for simulation in simulations]
+    for result, models in zip(run_together(simulations), expected, strict=True):
+        np.testing.assert_array_equal(result.models, models)
+    assert max(calls) == 2  # of 2 clients each, at most 4 in a call
+
+
+def test_what_goes_wrong_for_all_is_raised_by_each(monkeypatch):
+    def no_memory(parts):
+        raise MemoryError("on purpose")
+
+    monkeypatch.setattr(meeting, "joined", no_memory)
+    assert [type(error) for error in run_together(built("fedavg"))] == [MemoryError] * 3
+
+
+def test_a_signal_ends_runs_without_folders_at_once():
+    simulations = built("fedavg", rounds=100_000)
+    threading.Timer(1.5, lambda: signal.raise_signal(signal.SIGINT)).start()
+    with pytest.raises(Interrupted):
+        run_together(simulations)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("run ")]
 
 
 def test_ray_is_refused():
@@ -125,13 +198,26 @@ def here(tmp_path, monkeypatch):
 def test_a_sweep_over_seed_finds_the_runs_of_seeds(here, capsys):
     several = ["run", "-m", "sweep=s", "algorithm=fedavg,fedau", *SHORT]
     assert main([*several, "seeds=0..2"]) == 0
-    folders = sorted(path.name for path in (here / "multirun" / "s").iterdir() if path.is_dir())
-    assert [name.rpartition("-")[0] for name in folders] == [
-        f"algorithm={name},seed={seed}" for name in ("fedau", "fedavg") for seed in range(3)
-    ]
+    names = {f"algorithm={name},seed={seed}" for name in ("fedau", "fedavg") for seed in range(3)}
+    assert {path.name.rpartition("-")[0] for path in (here / "multirun" / "s").iterdir() if path.is_dir()} == names
     capsys.readouterr()
     assert main([*several, "seed=0,1,2"]) == 0 and capsys.readouterr().out.count("done before") == 6
     assert main([*several, "seeds=[0,3]"]) == 0 and capsys.readouterr().out.count("done before") == 2
+    folders = {path.name.rpartition("-")[0] for path in (here / "multirun" / "s").iterdir() if path.is_dir()}
+    assert folders == {*names, "algorithm=fedau,seed=3", "algorithm=fedavg,seed=3"}
+
+
+def test_without_a_name_a_sweep_over_seed_is_found_too(here, capsys):
+    assert main(["run", "-m", *SHORT, "algorithm=fedavg,fedau", "seed=0,1"]) == 0
+    assert main(["run", "-m", *SHORT, "algorithm=fedavg,fedau", "seeds=0..2"]) == 0
+    assert capsys.readouterr().out.count("done before") == 4 and len(list((here / "multirun").iterdir())) == 1
+
+
+def test_a_sweep_reports_what_is_refused_each_time(here, capsys):
+    for _ in range(2):
+        assert main(["run", "-m", *SHORT, "sweep=s", "model.hidden=[8],[0]", "seeds=0..1"]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("2 failed:") and captured.err.count("model.hidden=[0]: accepted is") == 2
 
 
 def test_a_single_command_records_a_folder_for_each_seed(here, capsys):
@@ -143,7 +229,7 @@ def test_a_single_command_records_a_folder_for_each_seed(here, capsys):
     assert (here / "out/seed=1/overrides.yaml").read_text() == (here / "one/overrides.yaml").read_text()
 
 
-@pytest.mark.parametrize("wrong", ["model.hidden=[0]", "engine=ray", "seeds=4", "partition.clients=0"])
+@pytest.mark.parametrize("wrong", ["model.hidden=[0]", "engine=ray", "seeds=4", "partition.clients=0", "seed=1"])
 def test_what_is_refused_leaves_nothing(here, capsys, wrong):
     assert main(["run", *SHORT, "seeds=0..2", wrong]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

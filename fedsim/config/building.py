@@ -43,7 +43,7 @@ GROUPS = {  # the base class that an option's class must have; a model is any ca
 METRICS = "metrics"  # the group of which several options may be chosen: name -> settings
 OPTIONAL = ("correction", "topology", "mixing")  # groups that may be absent
 PRESETS = ("algorithm", "experiment")  # groups that choose options of others and have no settings of their own
-MOST_SEEDS = 1000  # in one go
+MOST_SEEDS = 100  # in one go
 FROM_DATA = ("input_shape", "outputs", "vocabulary")  # what a model is told of the data
 
 

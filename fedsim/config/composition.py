@@ -68,6 +68,7 @@ def settings_in(cfg: DictConfig) -> Settings:
     choices = {group: known.runtime.choices[group] for group in (*GROUPS, *PRESETS) if group in known.runtime.choices}
     overrides = overrides_in(known)
     typed = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    require(not seeds or "seed" not in typed, "seed", typed.get("seed"), "of seed and seeds one can be given")
     for group in GROUPS:
         require(group in choices or not config.get(group), group, typed.get(group), "accepted is one option")
         if f"{group}._target_" in typed:  # a class of the user's own in place of an option, whose settings go with it

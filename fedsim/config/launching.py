@@ -31,7 +31,7 @@ from fedsim.config.building import GROUPS, METRICS, PRESETS, Settings
 from fedsim.config.composition import VERSION, composed, explaining, hydra_state, opened, overrides_in, searching, settings_in
 from fedsim.config.options import OPTIONS
 from fedsim.config.processes import LAST_WORDS, end_workers, in_worker, leading
-from fedsim.config.running import failures, record_failure, run_job, run_one, run_seeds, seed_folders, state_of, states
+from fedsim.config.running import failures, record_failure, run_job, run_one, run_seeds, seed_folders, seeds_key, state_of, states
 from fedsim.config.sweeps import Typed, check_name, digest, job_folder, job_key, sweep_name, swept_keys
 from fedsim.errors import ConfigError, require
 from fedsim.interruption import Interrupted
@@ -205,7 +205,8 @@ def _folder(swept: str, *, _root_: DictConfig) -> str:
     known = HydraConfig.get()
     typed = {each.key: each.values for each in _typed(known)}
     try:
-        key = job_key(settings_in(_root_).config)
+        settings = settings_in(_root_)
+        key = seeds_key(settings.config) if settings.seeds else job_key(settings.config)
     except Exception:  # the job will meet it again, and record it
         key = digest(" ".join(sorted(f"{name}={value}" for name, value in typed.items())))
     values = {name: typed[name] for name in swept.split(",") if name in typed}

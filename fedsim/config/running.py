@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedsim.config.building import Settings, build, in_settings
-from fedsim.config.sweeps import claimed, file_name, job_folder, job_key, same_run, state_of, stored_summary
+from fedsim.config.sweeps import claimed, digest, file_name, job_folder, job_key, same_run, state_of, stored_summary
 from fedsim.errors import ConfigError
 from fedsim.recording.files import shown
 
@@ -67,40 +67,48 @@ def run_seeds(settings: Settings, folders: Sequence[Path], progress: bool | None
     """
     from fedsim.together import run_together
 
-    values, errors = [], list[BaseException]()
+    each = list(zip(settings.of_each_seed(), folders, strict=True))
+    values, left = [], []
     with contextlib.ExitStack() as claims:
-        left = []
-        for own, folder in zip(settings.of_each_seed(), folders, strict=True):
+        for folder in sorted(folders):  # in one order, or two processes could wait for each other
             claims.enter_context(claimed(folder, wait=True))
+        for own, folder in each:
             if (summary := stored_summary(folder, own.config)) is None:
                 left.append((own, folder))
                 continue
             print(ending(summary, f"{summary['status']} before", folder, own), flush=True)
             values.append(main_value(summary))
+        before = {folder: _stamp(folder) for _, folder in left}
         found: list[Result | BaseException]
         try:
             simulations = [build(own, folder, progress if n == 0 else False) for n, (own, folder) in enumerate(left)]
             found = run_together(simulations, [_goes_on(folder, own) for own, folder in left])
-        except ConfigError as error:
+        except Exception as error:  # before any has started
             found = [error] * len(left)
+        errors = []
         for (own, folder), result in zip(left, found, strict=True):
             if not isinstance(result, BaseException):
                 print(ending(result.summary, result.status, folder, own), flush=True)
                 values.append(main_value(result.summary))
                 continue
             errors.append(in_settings(result, own) if isinstance(result, ConfigError) else result)
-            if record and state_of(folder) != "failed":
+            if record and (_stamp(folder) == before[folder] or state_of(folder) != "failed"):
                 record_failure(own, folder, errors[-1])
     if errors and not record:
         raise errors[0]
     return sum(values) / len(values) if values else math.nan
 
 
+def seeds_key(config: Mapping[str, Any]) -> str:
+    """As `job_key`, of a job that is several runs."""
+    return digest(f"seeds of {job_key(config)}")
+
+
 def seed_folders(settings: Settings, folder: Path, in_sweep: bool) -> list[Path]:
     """Where the runs of `settings.seeds` record: in a sweep beside each other, where a sweep over seed= has them too, else in `folder`."""
     if not in_sweep:
         return [folder / f"seed={seed}" for seed in settings.seeds]
-    swept, found = folder.name.removesuffix(job_key(settings.config)).rstrip("-"), []
+    swept, found = folder.name.removesuffix(seeds_key(settings.config)).rstrip("-"), []
     for own in settings.of_each_seed():
         name = job_folder(folder.parent, {}, key := job_key(own.config))
         readable = file_name(",".join(filter(None, (swept, f"seed={own.config['seed']}"))))

@@ -50,7 +50,7 @@ def sweep_name(typed: Sequence[Typed]) -> str:
     same folder."""
     named = [each for each in typed if _names(each.key)]
     parts = [each.values for each in named if each.key == "experiment" and not each.swept]
-    parts += sorted(each.key for each in named if each.swept)
+    parts += sorted({each.key for each in named if each.swept} | {"seed" for each in typed if each.key == "seeds"})
     parts += sorted(f"{each.key}={each.values}" for each in named if not each.swept and each.key != "experiment")
     return file_name("-".join(parts).replace("=", "_").replace(",", "-")) or "all"
 
@@ -148,5 +148,5 @@ def claimed(folder: Path | None, key: str = "folder", wait: bool = False) -> Ite
 
 
 def _names(key: str) -> bool:
-    """Whether a setting belongs into a name."""
-    return key.split(".")[0] not in FREE and key not in FREE and not key.startswith("hydra")
+    """Whether a setting belongs into a name. Of seeds= each run has its own seed in its name."""
+    return key != "seeds" and key.split(".")[0] not in FREE and key not in FREE and not key.startswith("hydra")

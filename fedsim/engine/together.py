@@ -1,8 +1,8 @@
 """An engine for several runs of this process, each in a thread of its own, whose clients are trained in common calls.
 
 Runs go on until each has handed in jobs; the last to do so does the work of all. Everything but training is done run by run with the
-same code as in process, and so every run gives what it gives alone, bit for bit where the kernel's rows do not depend on how many are
-stacked (dense models; see `fedsim.local.written`).
+same code as in process. Clients are trained in one call only where their gradients are written out (`fedsim.local.written`): there the
+bytes of a client's model do not depend on who is trained beside it, and so every run gives what it gives alone.
 """
 
 from __future__ import annotations
@@ -20,34 +20,51 @@ from fedsim.engine.base import Engine, Session
 from fedsim.engine.faults import SMALLER, memory_advice
 from fedsim.engine.task import Job, Task, TrainJob
 from fedsim.engine.worker import Worker
+from fedsim.interruption import Interrupted
 from fedsim.local.examples import Examples, joined
 from fedsim.local.together import moved, train_together
 from fedsim.local.training import Chunk, Kernel, Trained, train
+from fedsim.local.written import WrittenGradient
 
 
 @dataclass(frozen=True)
 class Together(Engine):
-    """The engine of one of several runs. meeting: where they meet."""
+    """The engine of one of several runs. meeting: where they meet; kind: the same number for runs with the same model."""
 
     meeting: Meeting
+    kind: int = 0
     device: str = "cpu"
 
     def open(self, task: Task) -> Session:
-        return TogetherSession(task, self.meeting)
+        return TogetherSession(task, self.meeting, self.kind)
 
 
 class TogetherSession(Session):
-    def __init__(self, task: Task, meeting: Meeting) -> None:
+    def __init__(self, task: Task, meeting: Meeting, kind: int) -> None:
         super().__init__()
-        self.meeting, self.threads = meeting, torch.get_num_threads()
+        self.meeting, self.kind, self.threads = meeting, kind, torch.get_num_threads()
         self.arena = Arena(task.arrays())
         self.worker = Worker(task, self.arena)
 
+    def like(self, other: TogetherSession) -> bool:
+        """Whether both have the same model on the same device, and examples of one kind."""
+        mine, theirs = (dict(session.worker.module.named_buffers()) for session in (self, other))
+        model = self.kind == other.kind and self.worker.task.layout == other.worker.task.layout
+        same = model and self.worker.device == other.worker.device and str(self.worker.module) == str(other.worker.module)
+        buffers = mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+        return (
+            same
+            and buffers
+            and self.worker.task.classification == other.worker.task.classification
+            and self.worker.shards.like(other.worker.shards)
+        )
+
     def run(self, jobs: Sequence[Job]) -> list:
         with memory_advice(SMALLER):
-            return self.meeting.run(self.worker, jobs)
+            return self.meeting.run(self, jobs)
 
     def close(self) -> None:
+        self.meeting.tables.pop(self, None)
         self.arena.close()
         torch.set_num_threads(self.threads)
 
@@ -64,22 +81,28 @@ class Table:
 class _Turn:
     """What a run has handed in, and what comes of it."""
 
-    def __init__(self, meeting: Meeting, worker: Worker, jobs: Sequence[Job]) -> None:
-        self.meeting, self.worker, self.jobs, self.results = meeting, worker, jobs, []
+    def __init__(self, session: TogetherSession, jobs: Sequence[Job]) -> None:
+        self.session, self.worker, self.jobs, self.results = session, session.worker, jobs, []
         self.error: BaseException | None = None
         self.over = threading.Event()
         self.training: Generator[Chunk, Trained, np.ndarray] | None = None
         self.chunk: Chunk | None = None  # waits to be trained
 
+    @property
+    def table(self) -> Table:
+        return self.session.meeting.tables[self.session]
+
     def beside(self, other: _Turn) -> bool:
-        """Whether the chunks of both can be trained in one call, and give what they give alone: with the same rule at the same rate, in
-        batches of the same width, and without draws in the middle of training, which are keyed by one seed."""
-        kinds = []
-        for turn in (self, other):
-            task, job = turn.worker.task, turn.jobs[len(turn.results)]
-            parts = task.rule, task.local, task.layout, task.classification, job.rate
-            kinds.append((*parts, turn.chunk.batches.index.shape[2], turn.meeting.tables[turn.worker].number))
-        return kinds[0] == kinds[1] and not self.worker.task.local.make_optimizer().curvature
+        """Whether the chunks of both can be trained in one call: with the same model and rule at the same rate, in batches of the same
+        width, and without draws in the middle of training, which are keyed by one seed."""
+        first, second = self.worker.task, other.worker.task
+        same = self.table.number == other.table.number and self._rate == other._rate and first.local == second.local
+        alike = same and _equal(first.rule, second.rule) and self.chunk.batches.index.shape[2] == other.chunk.batches.index.shape[2]
+        return alike and isinstance(self.worker.kernel.gradient, WrittenGradient) and not first.local.make_optimizer().curvature
+
+    @property
+    def _rate(self) -> float:
+        return self.jobs[len(self.results)].rate
 
     def go_on(self, trained: Trained | None = None) -> None:
         """Up to the next chunk, or the end."""
@@ -110,18 +133,24 @@ class Meeting:
         self.beginnings = [threading.Event() for _ in range(runs)]
         self.next = deque(self.beginnings)  # threads that may go on
         self.waiting: list[_Turn] = []  # those that have handed in jobs
-        self.tables: dict[Worker, Table] = {}
+        self.tables: dict[TogetherSession, Table] = {}
+        self.seated = 0  # tables so far
+        self.began = False  # whether all have been through their preparations
+        self.stop: int | None = None  # a signal that ends the runs in the middle of a round
 
     def begin(self, run: int) -> None:
         """Called in a run's thread before anything else."""
         self.beginnings[run].wait()
 
-    def run(self, worker: Worker, jobs: Sequence[Job]) -> list:
-        """The results of a run's jobs, once all runs have handed in theirs. Raises what a job of this run raised."""
-        turn = _Turn(self, worker, jobs)
+    def run(self, session: TogetherSession, jobs: Sequence[Job]) -> list:
+        """The results of a run's jobs, once all runs have handed in theirs. Raises what a job of this run raised, and
+        Interrupted."""
+        turn = _Turn(session, jobs)
         self.waiting.append(turn)
         self.pass_on()
         turn.over.wait()
+        if self.stop is not None:
+            raise Interrupted(self.stop)
         if turn.error is not None:
             raise turn.error
         return turn.results
@@ -131,20 +160,26 @@ class Meeting:
         if not self.next and self.waiting:
             turns, self.waiting = self.waiting, []
             self.next.extend(turn.over for turn in turns)
-            self._seat([turn.worker for turn in turns])
-            _work(turns)
+            try:
+                if self.stop is None:
+                    self._seat([turn.session for turn in turns])
+                    _work(turns)
+            except Exception as error:  # of no run in particular
+                for turn in turns:
+                    turn.error = turn.error or error
+            self.began = True
         if self.next:
             self.next.popleft().set()
 
-    def _seat(self, workers: Sequence[Worker]) -> None:
-        """At first, put together the examples of the runs that have some of a kind."""
-        left = [worker for worker in workers if worker not in self.tables]
+    def _seat(self, sessions: Sequence[TogetherSession]) -> None:
+        """At first, put together the examples of runs with the same model that have some of a kind."""
+        left = [session for session in sessions if session not in self.tables]
         while left:
-            same = [worker for worker in left if worker.shards.like(left[0].shards)]
-            whole, places = joined([worker.shards for worker in same])
-            number = len(self.tables)
-            self.tables |= {worker: Table(number, whole, place) for worker, place in zip(same, places, strict=True)}
-            left = [worker for worker in left if worker not in self.tables]
+            same = [session for session in left if session.like(left[0])]
+            whole, places = joined([session.worker.shards for session in same])
+            self.seated += 1
+            self.tables |= {each: Table(self.seated, whole, place) for each, place in zip(same, places, strict=True)}
+            left = [session for session in left if session not in self.tables]
 
 
 def _work(turns: Sequence[_Turn]) -> None:
@@ -174,18 +209,28 @@ def _calls(turns: Sequence[_Turn]) -> list[list[_Turn]]:
 
 def _train(turns: Sequence[_Turn]) -> None:
     first = turns[0]
-    task, rate = first.worker.task, first.jobs[len(first.results)].rate
+    task, rate = first.worker.task, first._rate
     try:
         if len(turns) == 1:
             found = [train(first.chunk, task.rule, task.local, first.worker.kernel, rate)]
         else:
-            tables = [turn.meeting.tables[turn.worker] for turn in turns]
-            chunks = [moved(turn.chunk, table.begin) for turn, table in zip(turns, tables, strict=True)]
-            kernel = Kernel(first.worker.kernel.gradient, tables[0].examples.staged, first.worker.kernel.fisher)
+            chunks = [moved(turn.chunk, turn.table.begin) for turn in turns]
+            kernel = Kernel(first.worker.kernel.gradient, first.table.examples.staged, first.worker.kernel.fisher)
             found = train_together(chunks, task.rule, task.local, kernel, [turn.worker.kernel.fisher for turn in turns], rate)
     except Exception as error:
-        for turn in turns:
-            turn.error = error
+        if len(turns) == 1:
+            first.error = error
+        else:  # whose it is shows when each is trained alone
+            for turn in turns:
+                _train([turn])
         return
     for turn, trained in zip(turns, found, strict=True):
         turn.go_on(trained)
+
+
+def _equal(one: object, other: object) -> bool:
+    """Whether they say that they are equal; objects of a user's own may not know."""
+    try:
+        return bool(one == other)
+    except Exception:
+        return False

@@ -66,7 +66,8 @@ def joined(parts: Sequence[Examples]) -> tuple[Examples, list[int]]:
             distinct.append(part)
     ends = np.cumsum([0, *(len(part) for part in distinct)]).tolist()
     whole = copy.copy(parts[0])
-    whole.x, whole.y = (torch.cat([getattr(part, name) for part in distinct]) for name in ("x", "y"))
+    if len(distinct) > 1:
+        whole.x, whole.y = (torch.cat([getattr(part, name) for part in distinct]) for name in ("x", "y"))
     for part, n in zip(parts, which, strict=True):
         part.x, part.y = whole.x[ends[n] : ends[n + 1]], whole.y[ends[n] : ends[n + 1]]
     return whole, [ends[n] for n in which]

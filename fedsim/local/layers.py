@@ -72,7 +72,7 @@ def layers_of(module: nn.Module) -> list[Layer] | None:
             else:
                 return None
         found.append(Layer(name, convolution, activation, pool, first=not found))
-    if not parts or not isinstance(flatten := parts.pop(0)[1], nn.Flatten) or (flatten.start_dim, flatten.end_dim) != (1, -1):
+    if not parts or type(flatten := parts.pop(0)[1]) is not nn.Flatten or (flatten.start_dim, flatten.end_dim) != (1, -1):
         return None
     if len(parts) % 2 == 0 or not all(type(part) in ACTIVATIONS for _, part in parts[1::2]):
         return None
@@ -82,7 +82,8 @@ def layers_of(module: nn.Module) -> list[Layer] | None:
         activation = type(parts[2 * place + 1][1]) if 2 * place + 1 < len(parts) else None
         found.append(Layer(name, part, activation, first=not found))
     own = [parameter for layer in found for parameter in layer.parameters]
-    hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in module.modules())
+    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    hooked = any(getattr(part, name) for part in module.modules() for name in hooks)
     return None if hooked or own != [name for name, _ in module.named_parameters()] else found
 
 
@@ -113,6 +114,7 @@ class LayerGradient:
 
     def __init__(self, layer: Layer, weight: Tensor, bias: Tensor) -> None:
         self.layer, self.weight, self.bias = layer, weight, bias
+        self.climbs = False  # whether steps go uphill first
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError("a layer gives outputs")
@@ -163,7 +165,7 @@ class DenseLayer(LayerGradient):
     def forward(self, x: Tensor) -> Tensor:
         if self.uphill is None:
             z = self._products(x)
-            self.z = z.clone() if self.layer.first else None
+            self.z = z.clone() if self.climbs and self.layer.first else None
         elif self.z is not None:
             z = torch.baddbmm(self.z, self.alike, self.uphill[0])
         else:

@@ -34,7 +34,7 @@ class LocalTraining:
     direction (null: no clipping);
     relaxation: beta of relaxed initialisation: local training starts from s + beta (s - y), s where it would start else (the model
     received) and y the model that the client last trained, kept at the client; the update counts from the model received all the same;
-    execution: looped (one client at a time) or stacked (many in one batched call), auto: by model and device, see `fedsim.local.gradients`;
+    execution: looped (one client at a time) or stacked (many in one batched call), auto: by model and device, see `fedsim.local.execution`;
     precision: of gradients: float32, or bfloat16 for torch's mixed precision, with weights and updates in float32: other results, sooner
     where a processor or GPU has bfloat16 instructions and the model is large; gradients are not written out then;
     clients_per_batch: clients in one stacked call, at most (null: by model and device);

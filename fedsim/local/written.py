@@ -31,6 +31,8 @@ class WrittenGradient(GradientKernel):
         """The gradient is never written out, but into the products that change the weights."""
         layers, left, along = self._at(x), 1 - rate * form.pull, -rate * form.scale
         shift = None if form.offset is None else form.offset * -rate
+        for layer in layers:
+            layer.climbs = bool(form.radius)
 
         def step(*batch: Tensor) -> None:
             if form.radius:

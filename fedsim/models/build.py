@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +14,6 @@ from fedsim.errors import ConfigError, require
 from fedsim.rng import derived_seed
 
 PROBE = 2  # examples in the batch a module is tried on
-_GENERATOR = threading.RLock()  # torch's global one, of all threads
-
-
-@contextlib.contextmanager
-def _forked_generator() -> Iterator[None]:
-    with _GENERATOR, torch.random.fork_rng(devices=[]):
-        yield
 
 
 def build_model(
@@ -42,7 +33,7 @@ def build_model(
         offered["vocabulary"] = tokens_vocab
     arguments = _arguments(factory, offered)
     try:
-        with _forked_generator(), torch.device("cpu"):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(derived_seed(seed, "init", key))  # torch.manual_seed would set the GPUs' generators too
             module = factory(**arguments)
     except ConfigError:
@@ -61,7 +52,7 @@ def check_model(module: nn.Module, input_shape: Sequence[int], outputs: int, tok
     _check_parameters(module, name)
     batch = torch.zeros(PROBE, *input_shape, dtype=torch.int64 if tokens else torch.float32)
     buffers = {key: buffer.clone() for key, buffer in module.named_buffers()}
-    with _forked_generator(), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         before = torch.get_rng_state()
         try:
             result = module(batch)

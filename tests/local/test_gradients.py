@@ -230,6 +230,11 @@ def test_gradients_of_other_modules_are_not(module):
     assert layers_of(module) is None
 
 
+class Doubled(nn.Flatten):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 class Shifted(MLP):
     def forward(self, x):
         return super().forward(x) + 1
@@ -249,9 +254,11 @@ def changed(change) -> nn.Module:
         changed(lambda m: m.register_parameter("temperature", nn.Parameter(torch.ones(1)))),
         changed(lambda m: m[1].register_forward_hook(lambda layer, inputs, outputs: 5 * outputs)),
         changed(lambda m: m[2].register_forward_pre_hook(lambda layer, inputs: (inputs[0] + 1,))),
+        changed(lambda m: m[1].register_full_backward_pre_hook(lambda layer, gradients: (2 * gradients[0],))),
+        changed(lambda m: m.__setitem__(0, Doubled())),
         changed(lambda m: nn.utils.parametrizations.weight_norm(m[1])),
     ],
-    ids=["forward", "shared tensor", "another parameter", "hook", "hook before", "weight norm"],
+    ids=["forward", "shared tensor", "another parameter", "hook", "hook before", "hook behind", "flatten of its own", "weight norm"],
 )
 def test_sequences_with_something_of_their_own_are_not_plain(module):
     assert layers_of(module) is None
