@@ -182,7 +182,7 @@ def seeds(repeats: int, rounds: int) -> list[dict]:
 
     halves, lines = (range(5), range(5, 10)), []
     few = ["participation=bernoulli", "participation.probability=0.1"]
-    patterns = {"2 of 20 clients": few, "5 of 20 clients": ["participation.cohort=5"], "all of 20 clients": ["participation=full"]}
+    patterns = {"2 of 20 clients": few, "5 of 20 clients": ["participation.cohort=5"]}
     with Parallel(n_jobs=2) as pool:
         for what, participation in patterns.items():
             settings = [
@@ -270,7 +270,7 @@ def main() -> None:
         "means": lambda: means(options.repeats, rounds),
         "mixing": lambda: mixing(options.repeats, options.nodes),
         "sweep": lambda: sweep(options.repeats, options.runs, options.rounds or 300),
-        "seeds": lambda: seeds(options.repeats, options.rounds or 200),
+        "seeds": lambda: seeds(options.repeats, options.rounds or 600),
     }
     from bench import replace_lines
 
