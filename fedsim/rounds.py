@@ -131,8 +131,9 @@ class Rounds:
 
     def _groups(self, cohort: np.ndarray) -> list[np.ndarray]:
         """Positions in a cohort, cut into groups that depend on nothing but shards and model: in order where all take as many steps, else
-        so that clients of a chunk take about as many, and groups have about as much to do. There are more groups the more there is to do,
-        and 2, 4, 8 or 16 if they can, of which so many workers have equal shares."""
+        so that clients of a chunk take about as many, and no group has more than twice its share to do, which one worker would still be at
+        when the others are done. There are more groups the more there is to do, and 2, 4, 8 or 16 if they can and clients are alike, of
+        which so many workers have equal shares."""
         size, steps = len(cohort), local_steps(self.sizes[cohort], self.task.local)
         if not size:
             return []
@@ -143,7 +144,14 @@ class Rounds:
             return np.array_split(np.arange(size), count)
         each = -(-size // (self.chunk * count))
         chunks = np.array_split(np.argsort(-steps, kind="stable"), each * count)
-        return [np.concatenate(chunks[group::count]) for group in range(count)]
+        groups = [np.concatenate(chunks[group::count]) for group in range(count)]
+        work = self._examples(cohort)
+        while len(groups) < self.task.local.groups:
+            heaviest = max(range(len(groups)), key=lambda group: work[groups[group]].sum())
+            if len(groups[heaviest]) == 1 or work[groups[heaviest]].sum() * count <= 2 * work.sum():
+                break
+            groups[heaviest : heaviest + 1] = np.array_split(groups[heaviest], 2)
+        return groups
 
     def _examples(self, cohort: np.ndarray) -> np.ndarray:
         """How many examples each client's local steps take together, int64 [S]."""

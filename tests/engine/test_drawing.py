@@ -5,6 +5,7 @@ import pytest
 
 from fedsim.data.shards import Shards
 from fedsim.engine import drawing
+from fedsim.engine.dealing import deal
 from fedsim.local import LocalTraining
 from fedsim.local.batches import draw_batches
 from fedsim.local.execution import WORTH_A_CALL
@@ -51,6 +52,24 @@ def test_unequal_clients_train_beside_their_like_and_groups_have_as_much_to_do()
         assert sorted(np.concatenate(groups).tolist()) == cohort.tolist()
         ranks = [np.argsort(np.argsort(-sizes))[group].tolist() for group in groups]
         assert ranks == [[0, 1, 4, 5], [2, 3, 6, 7]]
+
+
+@pytest.mark.parametrize("clients_per_batch", [1, 4, 16])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_group_of_unequal_clients_has_more_than_twice_its_share(monkeypatch, seed, clients_per_batch):
+    """But for one of a single client. Two workers that take the groups longest first then have about the same."""
+    local = LocalTraining(steps=None, epochs=1, batch_size=1, clients_per_batch=clients_per_batch)
+    with Ticks(blobs_simulation(local=local)) as ticks:
+        rounds, cohort = ticks.rounds, np.arange(64)
+        rounds.sizes = np.rint(np.random.default_rng(seed).lognormal(2.0, 1.0, 64) + 1).astype(np.int64)
+        work = rounds._examples(cohort)
+        monkeypatch.setitem(WORTH_A_CALL, "cpu", int(work.sum()) * rounds.task.layout.size // 4)
+        groups = rounds._groups(cohort)
+        assert sorted(np.concatenate(groups).tolist()) == cohort.tolist() and 4 <= len(groups) <= local.groups
+        count = {1: 16, 4: 16, 16: 4}[clients_per_batch]
+        assert all(work[group].sum() <= 2 * work.sum() / count or len(group) == 1 for group in groups) or len(groups) == local.groups
+        loads = [sum(work[groups[job]].sum() for job in mine) for mine in deal([work[group].sum() for group in groups], 2, 1.0)[0]]
+        assert max(loads) <= 0.55 * work.sum()
 
 
 def test_there_are_as_many_groups_as_there_is_work_for(monkeypatch):
