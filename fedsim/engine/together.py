@@ -96,12 +96,12 @@ class _Turn:
         """Whether the chunks of both can be trained in one call: with the same model and rule at the same rate, in batches of the same
         width, and without draws in the middle of training, which are keyed by one seed."""
         first, second = self.worker.task, other.worker.task
-        same = self.table.number == other.table.number and self._rate == other._rate and first.local == second.local
+        same = self.table.number == other.table.number and self.rate == other.rate and first.local == second.local
         alike = same and _equal(first.rule, second.rule) and self.chunk.batches.index.shape[2] == other.chunk.batches.index.shape[2]
         return alike and isinstance(self.worker.kernel.gradient, WrittenGradient) and not first.local.make_optimizer().curvature
 
     @property
-    def _rate(self) -> float:
+    def rate(self) -> float:
         return self.jobs[len(self.results)].rate
 
     def go_on(self, trained: Trained | None = None) -> None:
@@ -209,7 +209,7 @@ def _calls(turns: Sequence[_Turn]) -> list[list[_Turn]]:
 
 def _train(turns: Sequence[_Turn]) -> None:
     first = turns[0]
-    task, rate = first.worker.task, first._rate
+    task, rate = first.worker.task, first.rate
     try:
         if len(turns) == 1:
             found = [train(first.chunk, task.rule, task.local, first.worker.kernel, rate)]
