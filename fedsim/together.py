@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedsim.engine.inprocess import InProcess
-from fedsim.engine.together import Meeting, Together
+from fedsim.engine.together import Meeting, Together, equal
 from fedsim.errors import require
 from fedsim.interruption import Interruption, led_by
 from fedsim.result import Result
@@ -67,7 +67,8 @@ def run_together(simulations: Sequence[Simulation], resume: Sequence[bool] | Non
 
 def _kind(simulations: Sequence[Simulation], number: int) -> int:
     """The first simulation with the same model."""
-    return next(n for n, each in enumerate(simulations) if _model(each) == _model(simulations[number]))
+    model = _model(simulations[number])
+    return next((n for n, each in enumerate(simulations[:number]) if equal(_model(each), model)), number)
 
 
 def _model(simulation: Simulation) -> tuple:

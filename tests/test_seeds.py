@@ -146,6 +146,20 @@ def test_other_models_are_not_trained_together(calls):
     assert sorted(calls) == [1] * 6 + [2] * 6
 
 
+def test_models_that_cannot_be_compared_run_beside_each_other(calls):
+    class Sized(MLP):
+        def __init__(self, input_shape, outputs, hidden) -> None:
+            super().__init__(input_shape, outputs, hidden=hidden.tolist())
+
+    simulations = built("fedavg", [0, 1], rounds=2)
+    for simulation in simulations:
+        simulation.model = functools.partial(Sized, hidden=np.array([8, 4]))  # == gives an array
+    expected = [simulation.run().models for simulation in simulations]
+    for result, models in zip(run_together(simulations), expected, strict=True):
+        np.testing.assert_array_equal(result.models, models)
+    assert calls == [1] * 4
+
+
 def test_convolutions_are_trained_together_to_the_same_bytes(tmp_path, calls):
     draw = np.random.default_rng(0)
     x, y = draw.integers(0, 256, (240, 1, 12, 12), dtype=np.uint8), draw.integers(0, 3, 240)

@@ -97,7 +97,7 @@ class _Turn:
         width, and without draws in the middle of training, which are keyed by one seed."""
         first, second = self.worker.task, other.worker.task
         same = self.table.number == other.table.number and self.rate == other.rate and first.local == second.local
-        alike = same and _equal(first.rule, second.rule) and self.chunk.batches.index.shape[2] == other.chunk.batches.index.shape[2]
+        alike = same and equal(first.rule, second.rule) and self.chunk.batches.index.shape[2] == other.chunk.batches.index.shape[2]
         return alike and isinstance(self.worker.kernel.gradient, WrittenGradient) and not first.local.make_optimizer().curvature
 
     @property
@@ -228,7 +228,7 @@ def _train(turns: Sequence[_Turn]) -> None:
         turn.go_on(trained)
 
 
-def _equal(one: object, other: object) -> bool:
+def equal(one: object, other: object) -> bool:
     """Whether they say that they are equal; objects of a user's own may not know."""
     try:
         return bool(one == other)

@@ -186,8 +186,8 @@ class DenseLayer(LayerGradient):
         return below if self.uphill is None else below.baddbmm_(torch.bmm(d, self.uphill[0].transpose(1, 2)), self.uphill[1])
 
     def squared(self) -> Tensor:
-        """|d' h|^2 + |d' 1|^2 = sum of (h h' + 1)(d d'), entry by entry. Where the examples' gradients cancel but for rounding errors, the
-        sum's own errors stay below what is added."""
+        """|d' h|^2 + |d' 1|^2 = sum of (h h' + 1)(d d'), entry by entry. No less than the sum's own rounding
+        errors, which are all that is left of it where the examples' gradients cancel."""
         self.alike = _alike(self.h, self.h)
         products = torch.bmm(self.d, self.d.transpose(1, 2)).mul_(self.alike)
         alone = products.diagonal(dim1=1, dim2=2).sum(-1)
@@ -237,7 +237,7 @@ class Convolution(LayerGradient):
 
 
 class ColumnConvolution(Convolution):
-    """Convolution and max-pooling as one product of matrices, for few input channels.
+    """Convolution and max-pooling as one product of matrices, for few channels.
 
     The p^2 convolutions that a maximum is taken of look at (k + p - 1)^2 pixels together. These, for each place of the pooled image, are
     the columns [c, in (k + p - 1)^2, places], and the p^2 outputs are products with the filters moved by up to p - 1 pixels among zeros.
