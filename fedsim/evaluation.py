@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from fedsim.engine.base import Session
 from fedsim.engine.task import MEAN_MODEL, EvaluateJob, Task
 from fedsim.metrics.base import ExampleValues, Look, Metric
 
+ROWS = 64  # models read at once
 BLOCK = 500  # examples a job; fixed, so that sums do not depend on the number of workers
 Values = dict[tuple[str, int, str], float]  # (scope, node or -1, metric) -> value
 
@@ -64,7 +65,7 @@ class Evaluator:
             judged, scope, found = MEAN_MODEL, "mean_model", self._nodes(models, last)
         found |= self._model(scope, judged)
         if self.metrics:
-            look = Look(self.task, self.session.arena[models], lambda split: self._example_values(judged, split))
+            look = Look(self.task, self.session.arena.whole(models), lambda split: self._example_values(judged, split))
             found |= {(scope, -1, name): value for metric in self.metrics for name, value in metric.measure(look).items()}
         own = models if self.task.place == "graph" else judged
         return found | (self._clients(own, last) if self.client_shards is not None else {})
@@ -93,9 +94,9 @@ class Evaluator:
     def _nodes(self, models: str, last: bool) -> Values:
         """The nodes' distance from their mean model, and every evaluated node's model on the whole split: mean, worst and spread."""
         arena, split = self.session.arena, self.settings.split
-        mean = sum(arena[models][node].astype(np.float64) for node in self.members) / len(self.members)
+        mean = sum(row.astype(np.float64) for row in self._rows(models)) / len(self.members)
         arena[MEAN_MODEL][0] = mean
-        distance = np.sqrt(np.mean([np.square(arena[models][node] - mean).sum() for node in self.members]))
+        distance = np.sqrt(np.mean([np.square(row - mean).sum() for row in self._rows(models)]))
         total = len(getattr(self.task.dataset, split))
         blocks = np.array_split(self.nodes, min(self.task.local.groups, len(self.nodes)))
         parts = self.session.run([EvaluateJob(models, rows, split, slice(0, total)) for rows in blocks])
@@ -106,6 +107,11 @@ class Evaluator:
             if last or self.settings.per_node:
                 found |= {("node", int(node), name): float(value) for node, value in zip(self.nodes, values, strict=True)}
         return found
+
+    def _rows(self, models: str) -> Iterator[np.ndarray]:
+        """The members' models, one after the other."""
+        for start in range(0, len(self.members), ROWS):
+            yield from self.session.arena.rows(models, self.members[start : start + ROWS])
 
     def _clients(self, models: str, last: bool) -> Values:
         """Each client's held-out examples, judged by the server's model or by the client's own node."""

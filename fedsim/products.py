@@ -9,7 +9,8 @@ from torch import Tensor
 
 TILE = 1 << 18  # numbers of a tile, which then stays in a core's cache while its rows are read degree + 1 times
 LINE = 16  # numbers of a cache line
-NARROWEST = 4  # cache lines of a tile's row: rows lie pages apart, and going to another page takes longer than reading a line
+NARROWEST = 2  # cache lines of a tile's row
+PAGE = 1024  # numbers of a page of memory: going to another one takes longer than reading some lines
 
 
 def product(matrix: csr_array, rows: Tensor) -> Tensor:
@@ -20,10 +21,21 @@ def product(matrix: csr_array, rows: Tensor) -> Tensor:
     return F.embedding_bag(indices, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
+def tile_width(rows: int) -> int:
+    """Columns of a tile: whole cache lines, so few that `rows` rows fit into a core's cache, but no fewer than pays."""
+    return max(TILE // max(rows, 1) // LINE, NARROWEST) * LINE
+
+
 def tiles(columns: slice, rows: int) -> list[slice]:
-    """The columns in pieces of whole cache lines, so narrow that `rows` rows of one fit into a core's cache, but no narrower than pays."""
-    width = max(TILE // max(rows, 1) // LINE, NARROWEST) * LINE
+    """The columns in pieces of a tile's width."""
+    width = tile_width(rows)
     return [slice(start, min(start + width, columns.stop)) for start in range(columns.start, columns.stop, width)]
+
+
+def block_width(rows: int, columns: int) -> int:
+    """How many columns of models that are mixed lie together: all, or those of a tile where that is less than a page of each row."""
+    width = tile_width(rows)
+    return columns if width >= min(PAGE, columns) else width
 
 
 def shares(size: int, count: int) -> list[slice]:

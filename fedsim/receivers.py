@@ -25,12 +25,9 @@ class Receivers:
 
     def start(self, first: list[Tensor]) -> None:
         """Write the first models, one [P] each or one for all, and the initial vectors."""
-        present = self.arena[self.models]
-        for row, model in enumerate(first):
-            present[row] = model.numpy()
-        if len(first) == 1:
-            present[1:] = first[0].numpy()
-        x = torch.from_numpy(present)
+        present = np.broadcast_to(first[0].numpy(), (self.task.receivers, len(first[0]))) if len(first) == 1 else torch.stack(first).numpy()
+        self.arena.write(self.models, np.arange(self.task.receivers), present)
+        x = torch.from_numpy(self.arena.whole(self.models))
         for kind, vectors in zip(VECTORS, (self.task.rule.init_shared(x), self.task.aggregator.init_receiver(x)), strict=True):
             for name, value in vectors.items():
                 self.arena[f"{kind}/{self.side}/{name}"][:] = value.numpy()
@@ -43,7 +40,8 @@ class Receivers:
         here = (self.models, *(f"{kind}/{self.side}/" for kind in VECTORS))
         for name in [name for name in self.arena.specs if name.startswith(here)]:  # the cost follows the receivers that stepped
             there = name.replace(f"/{self.side}", f"/{1 - self.side}", 1)
-            self.arena[name][stepped] = self.arena[there][stepped]
+            at = self.arena.at(name, stepped)
+            self.arena[name][at] = self.arena[there][at]
 
     def released(self) -> str:
         """Name of the array with the models that are evaluated and released."""
@@ -52,17 +50,20 @@ class Receivers:
         shared, kept = (
             {name: torch.from_numpy(array) for name, array in self.arena.named(f"{kind}/{self.side}/").items()} for kind in VECTORS
         )
-        model = self.task.rule.output(torch.from_numpy(self.arena[self.models]), shared)
+        model = self.task.rule.output(torch.from_numpy(self.arena.whole(self.models)), shared)
         self.arena[OUTPUT][:] = self.task.aggregator.output(model, kept).numpy()
         return OUTPUT
 
     def state(self) -> dict[str, np.ndarray]:
-        """Models and vectors by name, as views."""
-        vectors = {f"{kind}/{name}": value for kind in VECTORS for name, value in self.arena.named(f"{kind}/{self.side}/").items()}
-        return {"models": self.arena[self.models], **vectors}
+        """Models and vectors by name, as views where that can be."""
+        return {"models": self.arena.whole(self.models), **self._vectors()}
+
+    def _vectors(self) -> dict[str, np.ndarray]:
+        return {f"{kind}/{name}": value for kind in VECTORS for name, value in self.arena.named(f"{kind}/{self.side}/").items()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take over what `state` gave."""
         self.side = 0
-        for name, value in self.state().items():
+        self.arena.write(self.models, np.arange(self.task.receivers), state["models"])
+        for name, value in self._vectors().items():
             value[:] = state[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,7 +54,7 @@ class Rounds:
     ) -> None:
         self.task, self.session, self.plan, self.probability = task, session, plan, probability
         self.receivers = Receivers(task, session.arena)
-        self.screening = Screening(task, session.arena, plan, failures or Failures(), attack or NoAttack())
+        self.screening = Screening(task, self.receivers, plan, failures or Failures(), attack or NoAttack())
         self.sizes, self.chunk = task.shards.sizes, clients_per_call(task.module, task.local, task.device)
         self.averaging: dict[str, Averaging] = dict(task.rule.channels)
         if task.correction is not None:
@@ -226,11 +227,13 @@ class Rounds:
         others, info = np.diff(tick.others.tocsr().indptr) > 0, self._info(tick, reports)
         jobs: list[MixJob | AverageJob] = []
         if len(tick.receivers) and self.task.averages:
+            # base @ models + merge @ updates, where an update is a trained model without that it started from
             merge, base = weights["update"], tick.base.tocsr()
-            models = base[:, tick.anchors]
-            alike = base.nnz == merge.nnz == models.nnz and not (merge != models).nnz
-            for columns in shares(self.task.layout.size, self.task.local.groups):
-                jobs.append(AverageJob(self.receivers.side, tick.receivers, None if alike else base, merge, tick.anchors, columns))
+            rest = base - csr_array((merge.data, tick.anchors[merge.indices], merge.indptr), shape=base.shape)
+            given = tick.receivers, rest if rest.nnz else None, merge
+            finite = bool(np.isfinite(reports.norms).all())
+            for blocks, columns in self._columns():
+                jobs.append(AverageJob(self.receivers.side, *given, blocks, columns, finite))
         elif len(tick.receivers):
             position = np.arange(len(tick.receivers))
             for rows in np.array_split(position, min(self.task.local.groups, len(position))):
@@ -239,6 +242,15 @@ class Rounds:
         if not all(self.session.run(jobs)):
             raise Diverged(f"round {tick.round}: the next model of a node is not finite; lower local.rate or aggregator.rate")
         self.receivers.settle(tick.receivers)
+
+    def _columns(self) -> list[tuple[slice, slice]]:
+        """All columns of the receivers' models in shares: blocks, and columns of each."""
+        blocks, _, columns = self.session.arena.specs[self.receivers.models].stored
+        groups = self.task.local.groups
+        if blocks == 1:
+            return [(slice(0, 1), share) for share in shares(columns, groups)]
+        ends = np.linspace(0, blocks, min(groups, blocks) + 1).astype(int).tolist()
+        return [(slice(start, stop), slice(0, columns)) for start, stop in itertools.pairwise(ends)]
 
     def _judge(self, updates: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Mean losses [m] and accuracies [m] on the validation split of the server's model plus each update [m, P]."""

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from fedsim.attacks.base import Attack
-from fedsim.engine.arena import Arena
 from fedsim.engine.task import Task
 from fedsim.failures import Failures
 from fedsim.protocols.base import Plan, Tick
+from fedsim.receivers import Receivers
 
 
 class Diverged(Exception):
@@ -19,8 +19,9 @@ class Diverged(Exception):
 class Screening:
     """Applies the simulated failures and attacks, and the policy for what cannot be used."""
 
-    def __init__(self, task: Task, arena: Arena, plan: Plan, failures: Failures, attack: Attack) -> None:
-        self.task, self.arena, self.plan, self.failures, self.attack = task, arena, plan, failures, attack
+    def __init__(self, task: Task, receivers: Receivers, plan: Plan, failures: Failures, attack: Attack) -> None:
+        self.task, self.receivers, self.arena, self.plan = task, receivers, receivers.arena, plan
+        self.failures, self.attack = failures, attack
 
     def present(self, tick: Tick) -> tuple[Tick, int]:
         """The tick of those who do not drop out, and how many do."""
@@ -34,14 +35,12 @@ class Screening:
         broken = self.failures.breaks(seed, tick.round, tick.cohort)
         hostile = self.task.attackers[tick.cohort] if self.attack.forges and self.task.attackers is not None else np.zeros(size, bool)
         if hostile.any():
-            updates = self.arena["message/update"]
-            forged = self.attack.forge(torch.from_numpy(updates[:size]), hostile, seed, tick.round).numpy()
-            updates[np.flatnonzero(hostile)] = forged
-            norms[hostile] = np.linalg.norm(forged, axis=1)
+            norms[hostile] = self._forge(tick, hostile)
         norms[broken] = np.nan
         if self.failures.policy == "keep":
             if broken.any():
-                self.arena["message/update"][np.flatnonzero(broken)] = np.nan
+                nothing = np.full((int(broken.sum()), self.task.layout.size), np.nan, np.float32)
+                self.arena.write(self.task.message("update"), np.flatnonzero(broken), nothing)
             return np.ones(size, bool)
         bad = self.failures.unusable(norms)
         if bad.any() and self.failures.policy == "refuse":
@@ -50,11 +49,20 @@ class Screening:
             raise Diverged(f"{which}; lower local.rate, set local.clip_norm, or choose failures.policy=drop")
         return ~bad
 
+    def _forge(self, tick: Tick, hostile: np.ndarray) -> np.ndarray:
+        """Put what attackers send in place of their messages; the norms of their updates."""
+        name, cohort = self.task.message("update"), np.arange(len(tick.cohort))
+        # where clients send trained models, what these have moved from the models received
+        start = self.arena.rows(self.receivers.models, tick.anchors) if self.task.averages else np.zeros((len(cohort), 1), np.float32)
+        updates = self.arena.rows(name, cohort) - start
+        forged = self.attack.forge(torch.from_numpy(updates), hostile, self.task.seed, tick.round).numpy()
+        self.arena.write(name, cohort[hostile], start[hostile] + forged)
+        return np.linalg.norm(forged, axis=1)
+
     def without(self, tick: Tick, usable: np.ndarray) -> Tick:
         """The tick of those whose updates are used; their messages move up."""
-        for name in self.task.channels:
-            messages = self.arena[f"message/{name}"]
-            for to, source in enumerate(np.flatnonzero(usable).tolist()):
+        for name in map(self.task.message, self.task.channels):
+            for to, source in enumerate(np.flatnonzero(usable)[:, None]):
                 if to != source:
-                    messages[to] = messages[source]
+                    self.arena.write(name, np.array([to]), self.arena.rows(name, source))
         return self.plan.tick(tick.round, tick.cohort[usable])

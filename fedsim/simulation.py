@@ -183,7 +183,8 @@ class Simulation:
                 if checkpoints.due(round + 1) or interruption.received:
                     checkpoints.write(round + 1, lasting, recorder)
                 interruption.check(round + 1)
-            models = session.arena[rounds.receivers.released()].copy()
+            released = rounds.receivers.released()
+            models = session.arena.rows(released, np.arange(task.receivers))
             facts = {"workers_lost": len(session.events), **rounds.state_bytes}
         return self._finish(task, recorder, book, models, status, reason, facts)
 

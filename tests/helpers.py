@@ -247,7 +247,7 @@ class Ticks:
     @property
     def models(self) -> np.ndarray:
         """The receivers' models, float32 [R, P]."""
-        return self.session.arena[self.rounds.receivers.models].copy()
+        return self.session.arena.rows(self.rounds.receivers.models, np.arange(self.task.receivers))
 
     def array(self, name: str) -> np.ndarray:
         """A copy of an array of the arena: "shared/0/mean_dual", ..."""

@@ -20,6 +20,7 @@ from fedsim.data.shards import Shards
 from fedsim.engine.arena import ArraySpec, Rows
 from fedsim.local.settings import LocalTraining
 from fedsim.parameters import Layout
+from fedsim.products import block_width
 
 STATISTICS = "statistics"  # the channel of a correction
 MEAN_MODEL = "mean_model"  # of the nodes of a graph
@@ -84,7 +85,10 @@ class Task:
 
     @functools.cached_property
     def averages(self) -> bool:
-        """Whether receivers do nothing with what they hear but add the average of the updates to that of the models."""
+        """Whether the receivers of a graph or walk do nothing with what they hear but add the average of the updates to that of the models.
+        Then clients send trained models, and models are stored in blocks of columns."""
+        if self.place == "server":
+            return False
         vectors = self.rule.init_shared(torch.zeros(1, 1)) | self.aggregator.init_receiver(torch.zeros(1, 1))
         absorbs = type(self.rule).absorb is not ClientRule.absorb
         return self.aggregator.adds_updates and not (self.aggregator.rows or self.correction is not None or absorbs or vectors)
@@ -112,12 +116,13 @@ class Task:
 
     def arrays(self) -> dict[str, ArraySpec]:
         """The arrays of a run, by name. models/*, shared/*, receiver/*: by side, what receivers hold [R, length]; client/*: kept state by
-        row; message/*: what the cohort sent [S, length]; partial/*: sums of the groups [V, length]."""
+        row; message/*: what the cohort sent [S, length], its update or trained model among it; partial/*: sums of the groups [V, length].
+        """
         P, R, like = self.layout.size, self.receivers, torch.zeros(1, self.layout.size)
-        cohort = max(self.clients, R)
+        cohort, block = max(self.clients, R), block_width(R, P) if self.averages else None
         specs = {}
         for side in range(self.sides):
-            specs[models(side)] = ArraySpec((R, P))
+            specs[models(side)] = ArraySpec((R, P), block=block)
             for kind, vectors in (("shared", self.rule.init_shared(like)), ("receiver", self.aggregator.init_receiver(like))):
                 specs |= {f"{kind}/{side}/{name}": ArraySpec((R, value.shape[-1])) for name, value in vectors.items()}
         if self.place != "server":
@@ -130,10 +135,14 @@ class Task:
             specs[f"client/{name}"] = ArraySpec((self.keepers + cohort, value.shape[-1]), sparse=True)
         for channel, length in self.channels.items():
             if self.rows:
-                specs[f"message/{channel}"] = ArraySpec((cohort, length), sparse=True)
+                specs[self.message(channel)] = ArraySpec((cohort, length), sparse=True, block=block if channel == "update" else None)
             if self.place == "server":
                 specs[f"partial/{channel}"] = ArraySpec((self.local.groups, length), "float64")
         return specs
+
+    def message(self, channel: str) -> str:
+        """Name of the array with what the cohort sent on a channel."""
+        return f"message/{'model' if self.averages and channel == 'update' else channel}"
 
     @property
     def releases(self) -> bool:
@@ -169,7 +178,7 @@ class TrainJob:
     def writes(self, task: Task, arena) -> dict[str, Rows]:
         kept = {name: self.keep for name in arena.specs if name.startswith("client/")}
         if self.weights is None:
-            return kept | {f"message/{channel}": self.columns for channel in task.channels}
+            return kept | {task.message(channel): self.columns for channel in task.channels}
         return kept | {f"partial/{channel}": slice(self.group, self.group + 1) for channel in task.channels}
 
 
@@ -222,24 +231,27 @@ class MixJob:
 @dataclass(frozen=True)
 class AverageJob:
     """The next models of all receivers [r] where nothing but an average is asked for (`Task.averages`): some columns of
-    base @ models + merge @ updates, or of merge @ (models + updates) where the two have the same weights.
+    rest @ models + merge @ trained models.
 
-    base: [r, R], None: the same weights; merge: [r, cohort]; anchors: int64 [cohort], as in MixJob; columns: with start and stop.
+    rest: [r, R], None where it is 0, since models and updates have the same weights; merge: [r, cohort]; blocks, columns: of the stored
+    models, and of each such block, with start and stop; finite: whether the trained models are, and so their averages.
     """
 
     side: int
     receivers: np.ndarray
-    base: csr_array | None
+    rest: csr_array | None
     merge: csr_array
-    anchors: np.ndarray
+    blocks: slice
     columns: slice
+    finite: bool
     cost: float = 1.0
 
     def reads(self, task: Task, arena) -> dict[str, Rows]:
-        return {models(self.side): (slice(None), self.columns), "message/update": (slice(0, self.merge.shape[1]), self.columns)}
+        sent = {task.message("update"): (self.blocks, slice(0, self.merge.shape[1]), self.columns)}
+        return sent if self.rest is None else sent | {models(self.side): (self.blocks, slice(None), self.columns)}
 
     def writes(self, task: Task, arena) -> dict[str, Rows]:
-        return {models(1 - self.side): (self.receivers, self.columns)}
+        return {models(1 - self.side): (self.blocks, self.receivers, self.columns)}
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Worker:
 
     def _rows(self, name: str, rows: np.ndarray) -> Tensor:
         """Copies of rows of an array, on the host."""
-        return torch.from_numpy(self.arena[name][rows])
+        return torch.from_numpy(self.arena.rows(name, rows))
 
     def _train(self, job: TrainJob) -> np.ndarray:
         training = self.training(job)
@@ -90,6 +90,8 @@ class Worker:
             norms.append(norm(messages["update"]).squeeze(-1).cpu().numpy())
             messages, memory = task.aggregator.encode(messages, memory)
             messages |= {channel: messages[source] for channel, source in task.rule.same_as.items()}
+            if task.averages:
+                messages["update"] = messages["update"] + chunk.anchor
             if task.correction is not None:
                 messages[STATISTICS] = task.correction.statistics(chunk.anchor if task.combine_first else x, task.layout)
             for prefix, kept in ((RULE, state), (MEMORY, memory), (OPTIMIZER, optimizer)):
@@ -97,7 +99,7 @@ class Worker:
                     self.arena[f"client/{prefix}{name}"][job.keep[part]] = value.cpu().numpy()
             for channel, message in messages.items():
                 if sums is None:
-                    self.arena[f"message/{channel}"][job.columns[part]] = message.cpu().numpy()
+                    self.arena.write(task.message(channel), job.columns[part], message.cpu().numpy())
                 else:
                     _add(sums[channel], message, job.weights[channel][part])
         self._write_sums(sums or {}, job.group)
@@ -161,21 +163,20 @@ class Worker:
         return advance(self.task, self.arena, (job.side, 1 - job.side), base, mixed, own, others, job.info)
 
     def _average(self, job: AverageJob) -> bool:
-        """Whether the columns are finite. A tile of all rows is copied together, since the rows themselves lie pages apart."""
-        present, updates = (torch.from_numpy(self.arena[name]) for name in (models(job.side), "message/update"))
-        following, receivers = torch.from_numpy(self.arena[models(1 - job.side)]), torch.from_numpy(job.receivers)
-        updates, anchors = updates[: job.merge.shape[1]], torch.from_numpy(job.anchors)
-        everyone = len(anchors) == len(present) and bool((anchors == torch.arange(len(anchors))).all())
-        whole = len(receivers) == len(following) and bool((receivers == torch.arange(len(receivers))).all())
+        """Whether the columns are finite. A tile of all rows is copied together into the cache, where each row is then read several
+        times."""
+        names = self.task.message("update"), models(job.side), models(1 - job.side)
+        trained, present, following = (torch.from_numpy(self.arena[name][job.blocks]) for name in names)
+        senders, rows = job.merge.shape[1], present.shape[1]
+        everyone = len(job.receivers) == rows and bool((job.receivers == np.arange(rows)).all())
+        receivers = slice(None) if everyone else torch.from_numpy(job.receivers)
         finite = True
-        for tile in tiles(job.columns, len(present)):
-            here = present[:, tile]
-            if job.base is None:
-                mixed = product(job.merge, (here if everyone else here[anchors]) + updates[:, tile])
-            else:
-                mixed = product(job.base, here.contiguous()).add_(product(job.merge, updates[:, tile].contiguous()))
-            following[slice(None) if whole else receivers, tile] = mixed
-            finite = finite and bool(torch.isfinite(torch.stack(torch.aminmax(mixed))).all())
+        for block, tile in itertools.product(range(len(trained)), tiles(job.columns, rows)):
+            mixed = product(job.merge, _copied(trained[block, :senders, tile]))
+            if job.rest is not None:
+                mixed.add_(product(job.rest, _copied(present[block, :, tile])))
+            following[block, receivers, tile] = mixed
+            finite = finite and (job.finite or bool(torch.isfinite(torch.stack(torch.aminmax(mixed))).all()))
         return finite
 
     def _merged(self, job: MixJob) -> Tensor:
@@ -210,6 +211,10 @@ class Worker:
 def _named(state: State, prefix: str) -> State:
     """The part of a state whose names start with the prefix, by the rest of the name."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _copied(tile: Tensor) -> Tensor:
+    return tile.clone(memory_format=torch.contiguous_format)
 
 
 def _parts(count: int, most: int) -> list[slice]:

@@ -15,6 +15,8 @@ from fedsim.engine.arena import Arena, ArraySpec, SharedArena
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is used on Linux")
 SPECS = {
     "models/0": ArraySpec((3, 5)),
+    "models/1": ArraySpec((9, 37), block=16),
+    "message/model": ArraySpec((2000, 1030), sparse=True, block=512),  # 12 MB
     "partial/update": ArraySpec((2, 4), "float64"),
     "client/dual": ArraySpec((1000, 4096), sparse=True),  # 16 MB
     "client/local.momentum": ArraySpec((2, 2), sparse=True),
@@ -43,9 +45,9 @@ def taken(path: Path) -> int:
 
 def test_arrays_have_their_shapes_and_start_at_zero(arena):
     for name, spec in SPECS.items():
-        assert (arena[name].shape, arena[name].dtype) == (spec.shape, np.dtype(spec.dtype)) and name in arena
+        assert (arena[name].shape, arena[name].dtype) == (spec.stored, np.dtype(spec.dtype)) and name in arena
         assert not arena[name][:5].any() and arena[name].flags.writeable
-    assert "models/1" not in arena
+    assert "models/2" not in arena
     named = arena.named("client/")
     assert list(named) == ["dual", "local.momentum"]
     named["dual"][4] = 2
@@ -64,6 +66,25 @@ def test_rows_travel_between_arenas(arena):
     assert other["client/dual"][7, 0] == 7 and other["client/dual"][2, 0] == 2 and not other["client/dual"][3].any()
     assert (other["models/0"] == 1).all()
     assert other["partial/update"][:, 0].tolist() == [0, 4]
+
+
+@pytest.mark.parametrize("at", [[0, 1, 2, 3], [8], [7, 2, 5], [], list(range(9))], ids=str)
+def test_rows_of_an_array_in_blocks_are_written_and_read_as_those_of_any_other(arena, at):
+    values = np.random.default_rng(0).random((9, 37), np.float32)
+    everyone, at = np.arange(9), np.array(at, np.int64)
+    arena.write("models/1", everyone, values)
+    assert arena["models/1"].shape == (3, 9, 16) and np.array_equal(arena["models/1"][2, :, :5], values[:, 32:])
+    assert np.array_equal(arena.rows("models/1", at), values[at])
+    arena.write("models/1", at, -values[at])
+    values[at] *= -1
+    assert np.array_equal(arena.whole("models/1"), values)
+    other = Arena(SPECS)
+    for rows in (at, slice(2, 4)):
+        other.put({"models/1": rows}, arena.take({"models/1": rows}))
+        assert np.array_equal(other.whole("models/1")[rows], values[rows])
+    part = {"models/1": (slice(1, 2), at, slice(0, 16))}
+    other.put(part, {"models/1": np.ones((1, len(at), 16), np.float32)})
+    assert (other.whole("models/1")[at, 16:32] == 1).all() and np.array_equal(other.whole("models/1")[at, :16], values[at, :16])
 
 
 def test_private_arrays_take_memory_only_where_they_are_touched():
@@ -116,6 +137,11 @@ def test_sparse_arrays_take_memory_for_reserved_rows_only(memory):
     arena["client/dual"][998] = 1
     arena.reserve(["client/dual"], np.array([998]))
     assert arena["client/dual"][998].all() and not arena["client/dual"][3].any()  # what is there stays
+    model = arena.folder / "message.model"
+    arena.reserve(["message/model"], np.arange(8, 16))
+    assert 3 * 8 * 2048 == taken(model)  # of each of the three blocks
+    arena.write("message/model", np.arange(8, 16), np.ones((8, 1030), np.float32))
+    assert 3 * 8 * 2048 == taken(model)
     arena.close()
 
 

@@ -5,15 +5,25 @@ import pytest
 import torch
 from scipy.sparse import random_array
 
+from fedsim import products
 from fedsim.algorithms import FedAU, FedAvg, FedCM, FedSam, VarianceCorrection
+from fedsim.attacks import InnerProduct
+from fedsim.data import Synthetic
+from fedsim.data.partition import Iid
+from fedsim.engine.inprocess import InProcess
+from fedsim.engine.ray import Ray
 from fedsim.engine.task import Task
 from fedsim.engine.worker import Worker
+from fedsim.failures import Failures
+from fedsim.local import LocalTraining
+from fedsim.metrics import ClientSpread
 from fedsim.mixing import Uniform as UniformMixing
 from fedsim.participation import Bernoulli, Full
-from fedsim.products import LINE, product, shares, tiles
-from fedsim.protocols import Gossip
+from fedsim.products import LINE, block_width, product, shares, tiles
+from fedsim.protocols import Gossip, Walk
+from fedsim.rounds import Diverged
 from fedsim.topology import RandomRegular, Star
-from tests.helpers import blobs_simulation, mlp
+from tests.helpers import Ticks, blobs_simulation, mlp
 
 GRAPH = {"protocol": Gossip(same_start=False), "topology": RandomRegular(degree=3), "model": mlp(16)}
 
@@ -53,12 +63,26 @@ CASES = {
     "learned weights": {"aggregator": FedAU(cutoff=3), "participation": Bernoulli(probability=0.6)},
     "models first": {"protocol": Gossip(order="combine_then_adapt", same_start=False)},
     "steps uphill": {"client": FedSam(), "participation": Bernoulli(probability=0.6)},
+    "forged messages": {"attack": InnerProduct(share=0.3), "participation": Bernoulli(probability=0.6)},
+    "broken messages": {"failures": Failures(broken=0.2, policy="drop")},
+    "dropouts": {"failures": Failures(dropout=0.3)},
+    "tokens": {"protocol": Walk(tokens=3)},
 }
 
 
+@pytest.fixture(params=["whole rows", "blocks"])
+def blocks(request, monkeypatch):
+    """Models as they are stored for few receivers, and as for many."""
+    if request.param == "blocks":
+        monkeypatch.setattr(products, "TILE", 1)
+    return request.param == "blocks"
+
+
 @pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
-def test_the_average_is_what_the_general_exchange_gives(monkeypatch, parts):
+def test_the_average_is_what_the_general_exchange_gives(monkeypatch, parts, blocks):
     parts = {"aggregator": FedAvg(weighting="uniform"), **GRAPH, **parts}
+    with Ticks(blobs_simulation(4, **parts)) as ticks:
+        assert ticks.session.arena["models/1"].shape[0] == (len(range(0, ticks.task.layout.size, 32)) if blocks else 1)
     jobs, average = [], Worker._average
     monkeypatch.setattr(Worker, "_average", lambda self, job: jobs.append(job) or average(self, job))
     found = blobs_simulation(4, **parts).run()
@@ -68,14 +92,51 @@ def test_the_average_is_what_the_general_exchange_gives(monkeypatch, parts):
     assert np.abs(found.models - found.models[0]).max() > 1e-3
 
 
-def test_the_number_of_jobs_changes_no_bit():
-    one, many = (blobs_simulation(3, local=local, **GRAPH).run().models for local in map(with_groups, (1, 16)))
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_the_number_of_jobs_changes_no_bit(count, blocks):
+    one, many = (blobs_simulation(3, local=local, **GRAPH).run().models for local in map(with_groups, (1, count)))
     assert one.tobytes() == many.tobytes()
 
 
-def with_groups(groups: int):
-    from fedsim.local import LocalTraining
+@pytest.mark.parametrize("parts", [{}, CASES["some"], CASES["models first"]], ids=["everyone", "some", "models first"])
+def test_how_models_are_stored_changes_no_bit(monkeypatch, tmp_path, parts):
+    """Nor anything that is measured of them, nor what a run goes on from."""
+    settings = {**GRAPH, "metrics": [ClientSpread()], **parts}
+    found = blobs_simulation(4, **settings).run()
+    monkeypatch.setattr(products, "TILE", 1)
+    blocks = blobs_simulation(4, **settings).run()
+    assert blocks.models.tobytes() == found.models.tobytes() and blocks.summary["metrics_sha256"] == found.summary["metrics_sha256"]
 
+
+def test_what_is_not_finite_is_found_where_it_may_be(blocks):
+    """Policy keep lets messages that are not finite through: their average is not."""
+    with Ticks(blobs_simulation(3, **GRAPH, failures=Failures(broken=0.2, policy="keep"))) as ticks:
+        with pytest.raises(Diverged, match="^round 0: the next model of a node is not finite"):
+            ticks.run()
+        assert np.isfinite(ticks.models).all()
+
+
+@pytest.mark.parametrize(("rows", "columns", "width"), [(4, 500, 500), (256, 50_890, 50_890), (257, 50_890, 1008), (1000, 200, 200)])
+def test_columns_lie_together_where_rows_of_a_tile_are_shorter_than_a_page(rows, columns, width):
+    assert block_width(rows, columns) == width
+
+
+def test_many_nodes_give_the_same_bits_in_process_on_workers_and_without_shared_memory(ray_session):
+    parts = {
+        "data": Synthetic(samples=900, shape=[20], test=100),
+        "partition": Iid(clients=300),
+        "model": mlp(64),
+        "participation": Bernoulli(probability=0.7),
+        "protocol": Gossip(),
+        "topology": RandomRegular(degree=3),
+    }
+    engines = [InProcess(), Ray(workers=1), Ray(workers=2), Ray(workers=2, shared_memory=False)]
+    first, *others = [blobs_simulation(2, engine=engine, **parts).run() for engine in engines]
+    assert first.models.shape[1] > block_width(300, first.models.shape[1])
+    assert {result.models.tobytes() for result in others} == {first.models.tobytes()}
+
+
+def with_groups(groups: int):
     return LocalTraining(steps=3, batch_size=4, rate=0.2, groups=groups, clients_per_batch=1)
 
 
