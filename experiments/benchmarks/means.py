@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from unittest.mock import patch
 
 import numpy as np
+import torch
+from torch import nn
 
 from fedsim.engine import dealing, drawing
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
 from fedsim.engine.task import Task
-from fedsim.local import execution, layers, training, written
+from fedsim.local import execution, layers, training, vmapped, written
 from fedsim.local.settings import LocalTraining
 from fedsim.parameters import Layout
 from fedsim.rounds import Rounds
@@ -29,7 +33,22 @@ def _contiguous(self, flat):
     return {name: flat[..., start:stop].view(*flat.shape[:-1], *shape) for name, shape, start, stop in spans}
 
 
-# means -> (workloads, engine, how to do without); "ragged" is W2 with shards of log-normal sizes
+class Residual(nn.Module):
+    """A model that is no plain sequence, as a user may bring one."""
+
+    def __init__(self, input_shape: Sequence[int], outputs: int, width: int = 64, blocks: int = 3) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(math.prod(input_shape), width), nn.Linear(width, outputs)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU()) for _ in range(blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.flatten(1))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x)
+
+
+# means -> (workloads, engine, how to do without); "ragged" is W2 with shards of log-normal sizes, "residual" W2 with a model of the user's
 MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
     "convolution weights channels-last": (("W1b", "W1"), InProcess, lambda: patch.object(Layout, "views", _contiguous)),
     "gradients written out, not by autograd": (("W1b", "W1"), InProcess, lambda: patch.object(execution, "layers_of", lambda module: None)),
@@ -45,6 +64,8 @@ MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
     "softmax written out": (("W2lr", "W2"), InProcess, lambda: patch.object(written, "_softmax_", lambda z: z.softmax(dim=-1))),
     "inputs of several steps at once": (("W2lr", "W2"), InProcess, lambda: patch.object(training, "STAGED", 1)),
     "batches drawn for many jobs": (("W2lr", "W2"), InProcess, lambda: patch.object(drawing, "TOGETHER", 0)),
+    "any small dense model stacked, not looped": (("residual",), InProcess, lambda: patch.object(execution, "SMALL", 0)),
+    "its gradients traced": (("residual",), InProcess, lambda: patch.object(vmapped, "TRACED_AFTER", sys.maxsize)),
     "like clients in one chunk": (("ragged",), InProcess, lambda: patch.object(Rounds, "_groups", _in_order)),
     "mixing by columns, in one product": (("W3",), InProcess, lambda: patch.object(Task, "averages", False)),
     "short phases dealt out whole": (("W2lr", "W2"), lambda: Ray(workers=2), lambda: patch.object(dealing, "SHORT", 0.0)),

@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from means import MEANS  # noqa: E402
+from means import MEANS, Residual  # noqa: E402
 from mixing_speed import measure_mixing  # noqa: E402
 from prepare import WORK, prepared_folder  # noqa: E402
 from statistics_of import Median, ratios  # noqa: E402
@@ -43,7 +43,7 @@ from fedsim.evaluation import Evaluation  # noqa: E402
 from fedsim.local import LocalTraining  # noqa: E402
 from fedsim.local.batches import local_steps  # noqa: E402
 
-ROUNDS = {"W2": 15, "W1b": 4, "W1": 2}  # the first is not counted
+ROUNDS = {"W2": 15, "W1b": 4, "W1": 2, "residual": 40}  # the first is not counted
 RAGGED = WORK / "ragged.npz"
 Times = dict[str, list[float]]  # seconds of each repeat
 
@@ -136,13 +136,14 @@ def means(repeats: int, rounds: dict[str, int]) -> list[dict]:
     lines = []
     for what, (names, engine, without) in MEANS.items():
         for name in names:
-            workload = WORKLOADS["W2" if name == "ragged" else name]
+            workload = WORKLOADS.get(name, WORKLOADS["W2"])
             workload = replace(workload, cohort=4) if name == "W1" else workload
-            data = RAGGED if name == "ragged" else None
+            data, count = RAGGED if name == "ragged" else None, rounds.get(name, rounds["W2"])
+            model = {"model": Residual} if name == "residual" else {}
 
-            def one(patched: bool, w=workload, d=data, engine=engine, without=without) -> float:
+            def one(patched: bool, w=workload, d=data, n=count, model=model, engine=engine, without=without) -> float:
                 with without() if patched else contextlib.nullcontext():
-                    return seconds(w, rounds.get(w.name, rounds["W2"]), d, engine=engine())
+                    return seconds(w, n, d, engine=engine(), **model)
 
             variants = {"with": lambda one=one: one(False), "without": lambda one=one: one(True)}
             lines.append({"part": "means", "what": f"{what}, {name}", "base": "with", "times": interleaved(variants, repeats)})

@@ -3,28 +3,35 @@ results do not depend on noise."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
-from fedsim.local.gradients import GradientKernel, LoopedGradient, VmappedGradient
+from fedsim.local.gradients import GradientKernel, LoopedGradient
 from fedsim.local.layers import LibraryConvolution, layers_of
 from fedsim.local.settings import LocalTraining
+from fedsim.local.vmapped import VmappedGradient, VmappedOrLooped
 from fedsim.local.written import WrittenGradient
 
-VMAP_CLIENTS = 32  # in a stacked call
+VMAP_CLIENTS = 32  # in a call of modules with convolutions, recurrence, ...
+SMALL = 1 << 19  # parameters of modules of dense layers, up to which stacking pays on a CPU
 COLUMN_CLIENTS = 4  # of models whose convolutions are all products with columns; more fall out of the cache
 STACKED_CLIENTS = {"cpu": (8, 32, 1 << 21), "cuda": (32, 1024, 1 << 26)}  # at least and at most, and parameters of all together
 WORTH_A_CALL = {"cpu": 1 << 26, "cuda": 1 << 33}  # parameters times examples, some 10 ms: with less, a call's own time counts
 
 
 def gradient_kernel(module: nn.Module, settings: LocalTraining, device: str) -> type[GradientKernel]:
-    """The kernel for a model on a device. Plain sequences in float32 have written-out gradients, those with convolutions on a CPU only; of
-    other models, auto loops over clients on a CPU and stacks them on a GPU."""
-    gpu = torch.device(device).type == "cuda"
-    written = layers_of(module) is not None and settings.precision == "float32" and not (gpu and _convolutional(module))
-    if settings.execution == "looped" or (settings.execution == "auto" and not written and not gpu):
+    """The kernel for a model on a device. Plain sequences in float32 have written-out gradients, those with convolutions on a CPU only. Of
+    other models, auto stacks clients on a GPU, and on a CPU where a model is small and has none but dense layers; else it loops."""
+    gpu, single = torch.device(device).type == "cuda", settings.precision == "float32"
+    if settings.execution == "looped":
         return LoopedGradient
-    return WrittenGradient if written else VmappedGradient
+    if layers_of(module) is not None and single and not (gpu and _convolutional(module)):
+        return WrittenGradient
+    if settings.execution == "stacked":
+        return VmappedGradient
+    return VmappedOrLooped if gpu or (single and _small_and_dense(module)) else LoopedGradient
 
 
 def clients_per_call(module: nn.Module, settings: LocalTraining, device: str) -> int:
@@ -32,13 +39,19 @@ def clients_per_call(module: nn.Module, settings: LocalTraining, device: str) ->
     kernel = gradient_kernel(module, settings, device)
     if settings.clients_per_batch is not None or kernel is LoopedGradient:
         return settings.clients_per_batch or 1
-    if kernel is VmappedGradient:
+    if kernel is not WrittenGradient and not _small_and_dense(module):
         return VMAP_CLIENTS
     if _convolutional(module):
         layers = layers_of(module) or ()
         return 1 if any(layer.kind is LibraryConvolution for layer in layers) else COLUMN_CLIENTS
     least, most, together = STACKED_CLIENTS[torch.device(device).type]
     return min(max(together // sum(p.numel() for p in module.parameters()), least), most)
+
+
+def _small_and_dense(module: nn.Module) -> bool:
+    shapes = [parameter.shape for parameter in module.parameters()]
+    recurrent = any(isinstance(part, (nn.RNNBase, nn.RNNCellBase)) for part in module.modules())
+    return not recurrent and all(len(shape) <= 2 for shape in shapes) and sum(map(math.prod, shapes)) <= SMALL
 
 
 def _convolutional(module: nn.Module) -> bool:

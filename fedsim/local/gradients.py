@@ -1,4 +1,4 @@
-"""Mini-batch gradients of a stack of models by differentiation of its module, one client at a time or many.
+"""Mini-batch gradients of a stack of models by differentiation of its module, one client at a time; `vmapped.py` has many at once.
 
 Each kernel is called as `kernel(x, inputs, targets, weights) -> gradients`, for c clients at once:
 x: [c, P]; inputs: [c, B, ...]; targets: [c, B] or [c, B, outputs]; weights: [c, B], 1/count for the examples that count and 0 for padding;
@@ -6,9 +6,6 @@ gradients: [c, P], of mixed precision where the kernel was made so. The loss of 
 
 Each also has `hvp(x, vector, inputs, targets, weights)`, the Hessian times a vector [c, P] of each client, and `descent(x, form, rate)`,
 which gives a function of a mini-batch that takes a step of plain SGD in place.
-
-* Looped: one client after the other through autograd.
-* Vmapped: all clients in one call through torch.func.
 """
 
 from __future__ import annotations
@@ -72,10 +69,10 @@ class GradientKernel:
             found = gradient(parameters, *batch)
             return torch.stack([(found[name] * along[name]).sum() for name in found]).sum()
 
-        return _flat(torch.func.vmap(torch.func.grad(slope)), self.layout, x, self.layout.views(vector), inputs, targets, weights)
+        return flat_gradients(torch.func.vmap(torch.func.grad(slope)), self.layout, x, self.layout.views(vector), inputs, targets, weights)
 
 
-def _flat(function, layout: Layout, x: Tensor, *arguments) -> Tensor:
+def flat_gradients(function, layout: Layout, x: Tensor, *arguments) -> Tensor:
     """`function(parameters by name, ...)` of a stack x [c, P], its results by name as one stack [c, P]."""
     found, flat = function(layout.views(x), *arguments), torch.empty_like(x)
     for name, view in layout.views(flat).items():
@@ -140,15 +137,3 @@ class LoopedGradient(GradientKernel):
         with torch.enable_grad(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.mixed):
             loss = (example_losses(self.net(inputs), targets, self.classification) * weights).sum()
         return torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
-
-
-class VmappedGradient(GradientKernel):
-    """All clients in one call, by torch.func."""
-
-    def __init__(self, module: nn.Module, layout: Layout, classification: bool, mixed: bool = False) -> None:
-        super().__init__(module, layout, classification, mixed)
-        self.gradient = torch.func.vmap(torch.func.grad(client_loss(module, classification)))
-
-    def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.mixed):
-            return _flat(self.gradient, self.layout, x, inputs, targets, weights)

@@ -10,11 +10,12 @@ from torch import nn
 
 from fedsim.algorithms import Affine
 from fedsim.local.execution import clients_per_call, gradient_kernel
-from fedsim.local.gradients import LoopedGradient, VmappedGradient
+from fedsim.local.gradients import LoopedGradient
 from fedsim.local.layers import ColumnConvolution, DenseLayer, Layer, LibraryConvolution, layers_of
 from fedsim.local.settings import LocalTraining
+from fedsim.local.vmapped import TRACED_AFTER, VmappedGradient, VmappedOrLooped
 from fedsim.local.written import WrittenGradient
-from fedsim.models import CNN, MLP, LeNet, LogisticRegression, McMahanCNN
+from fedsim.models import CNN, MLP, CharLSTM, LeNet, LogisticRegression, McMahanCNN
 from fedsim.models.pooling import pooled_first
 from fedsim.parameters import Layout, flat_parameters
 
@@ -287,18 +288,24 @@ def test_a_parameter_without_effect_has_a_zero_gradient(kernel):
         ("relu", "looped", "cpu", LoopedGradient, 1),
         ("relu", "stacked", "cpu", WrittenGradient, 32),
         ("lenet", "auto", "cpu", WrittenGradient, 4),
-        ("lenet", "auto", "cuda", VmappedGradient, 32),
+        ("lenet", "auto", "cuda", VmappedOrLooped, 32),
         ("lenet", "looped", "cpu", LoopedGradient, 1),
         ("lenet", "looped", "cuda", LoopedGradient, 1),
         ("lenet", "stacked", "cpu", WrittenGradient, 4),
         ("convolutions", "auto", "cpu", WrittenGradient, 1),
         ("group norm", "auto", "cpu", LoopedGradient, 1),
         ("group norm", "stacked", "cpu", VmappedGradient, 32),
-        ("residual", "auto", "cuda", VmappedGradient, 32),
+        ("residual", "auto", "cuda", VmappedOrLooped, 1024),
+        ("residual", "auto", "cpu", VmappedOrLooped, 32),
+        ("residual", "stacked", "cpu", VmappedGradient, 32),
+        ("residual", "looped", "cpu", LoopedGradient, 1),
+        ("recurrent", "auto", "cpu", LoopedGradient, 1),
+        ("large residual", "auto", "cpu", LoopedGradient, 1),
     ],
 )
 def test_kernel_is_a_fixed_choice(model, execution, device, kernel, clients):
-    module, settings = MODELS[model][0](3), LocalTraining(execution=execution)
+    others = {"recurrent": lambda _: CharLSTM((5,), 3, vocabulary=7, hidden=4), "large residual": functools.partial(Residual, 800)}
+    module, settings = others.get(model, MODELS.get(model, [None])[0])(3), LocalTraining(execution=execution)
     assert gradient_kernel(module, settings, device) is kernel
     assert clients_per_call(module, settings, device) == clients
     assert clients_per_call(module, LocalTraining(execution=execution, clients_per_batch=5), device) == 5
@@ -357,6 +364,65 @@ def test_mixed_precision_is_close_and_something_else(kernel):
         assert mixed.dtype == torch.float32
         off.append(float((mixed - exact).norm() / exact.norm()))
     assert min(off) > 1e-4 and sorted(off)[4] < 0.1 and max(off) < 0.3
+
+
+class Transformer(nn.Module):
+    """A user's module with attention, normalisation and another activation."""
+
+    def __init__(self, features: int, outputs: int) -> None:
+        super().__init__()
+        self.lift, self.norm = nn.Linear(1, 8), nn.LayerNorm(8)
+        self.attention, self.last = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8 * features, outputs)
+
+    def forward(self, x):
+        x = self.norm(self.lift(x.unsqueeze(-1)))
+        return self.last(nn.functional.gelu(x + self.attention(x, x, x, need_weights=False)[0]).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "module", [Residual(6, 3), Transformer(6, 3), LeNet((1, 12, 12), 3), group_norm_network(3)], ids=lambda m: type(m).__name__
+)
+def test_gradients_traced_have_the_bits_of_those_that_are_not(module):
+    """With whole batches and padded ones, which are calls of other shapes."""
+    shape = {LeNet: (1, 12, 12), nn.Sequential: (2, 12, 12)}.get(type(module), (6,))
+    layout, generator = Layout.of(module), torch.Generator().manual_seed(0)
+    traced, fresh = VmappedGradient(module, layout, True), VmappedGradient(module, layout, True)
+    with torch.no_grad():
+        for call in range(TRACED_AFTER + 2):
+            x = flat_parameters(module) + 0.1 * torch.randn(3, layout.size, generator=generator)
+            inputs, targets = torch.randn(3, 5, *shape, generator=generator), torch.randint(3, (3, 5), generator=generator)
+            padded = torch.rand(3, 5, generator=generator)
+            for clients, weights in ((3, torch.full((1, 1), 0.2).expand(3, 5)), (3, padded), (2, padded[:2])):
+                batch = x[:clients], inputs[:clients], targets[:clients], weights
+                found = traced(*batch)
+                if call in (0, TRACED_AFTER - 1, TRACED_AFTER + 1):
+                    assert torch.equal(found, fresh._untraced(*batch))
+    assert len(traced.traced) == 3 and not any(found == traced._untraced for found in traced.traced.values())
+
+
+def test_what_cannot_be_stacked_is_looped():
+    class Branching(Residual):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else 2 * x)
+
+    module, layout = Branching(6, 3).double(), Layout.of(Branching(6, 3))
+    x, *batch_of = (torch.randn(3, layout.size, dtype=torch.float64), *batch("residual", 3, True)[2:])
+    expected = LoopedGradient(module, layout, True)(x, *batch_of)
+    found = VmappedOrLooped(module, layout, True)
+    assert torch.equal(found(x, *batch_of), expected) and list(found.chosen.values()) == [found.looped]
+    with pytest.raises(RuntimeError, match="data-dependent control flow"):
+        VmappedGradient(module, layout, True)(x, *batch_of)
+    with pytest.raises(RuntimeError, match="shape"):  # and what is wrong in itself says so
+        VmappedOrLooped(Residual(7, 3).double(), Layout.of(Residual(7, 3)), True)(x, *batch_of)
+
+
+@pytest.mark.parametrize(("examples", "stacked"), [(10, True), (12_000, False)])
+def test_batches_that_keep_much_for_the_backward_pass_are_looped(examples, stacked):
+    module = Residual(60, 3)  # keeps some 4 * 60 numbers of an example
+    kernel = VmappedOrLooped(module, Layout.of(module), True)
+    x, inputs = flat_parameters(module).expand(2, -1), torch.randn(2, examples, 60)
+    kernel(x, inputs, torch.zeros(2, examples, dtype=torch.int64), torch.ones(2, examples))
+    assert list(kernel.chosen.values()) == [kernel.vmapped if stacked else kernel.looped]
 
 
 def test_mixed_precision_goes_through_autograd():

@@ -1,0 +1,95 @@
+"""Mini-batch gradients of any module for a stack of clients in one call."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from fedsim.local.gradients import GradientKernel, LoopedGradient, client_loss, flat_gradients
+from fedsim.parameters import Layout
+
+TRACED_AFTER = 40  # calls of one shape: about as much work as tracing
+KEPT = {"cpu": 1 << 23, "cuda": 1 << 28}  # bytes that a client's forward pass keeps, at most, for stacking to pay
+
+
+class VmappedGradient(GradientKernel):
+    """All clients in one call, by torch.func. What that does at each call is found out anew each time, until calls of a shape have come
+    often: then their operations are written down once, and those same ones run from there on, which changes no bit."""
+
+    def __init__(self, module: nn.Module, layout: Layout, classification: bool, mixed: bool = False) -> None:
+        super().__init__(module, layout, classification, mixed)
+        # Torch tells, line after line, of operations that it runs one client at a time, which is no slower than a loop
+        warnings.filterwarnings("ignore", "There is a performance drop because we have not yet implemented the batching rule")
+        self.gradient = torch.func.vmap(torch.func.grad(client_loss(module, classification)))
+        self.calls: Counter = Counter()  # by shape
+        self.traced: dict[tuple, Callable[..., Tensor]] = {}
+
+    def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        batch = x, inputs, targets, weights
+        if self.mixed:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return self._untraced(*batch)
+        shape = tuple((part.shape, part.stride(), part.dtype) for part in batch)
+        if shape not in self.traced:
+            self.calls[shape] += 1
+            if self.calls[shape] < TRACED_AFTER:
+                return self._untraced(*batch)
+            self.traced[shape] = self._trace(*batch)
+        return self.traced[shape](*batch)
+
+    def _trace(self, *batch: Tensor) -> Callable[..., Tensor]:
+        try:
+            return make_fx(self._untraced)(*batch)
+        except Exception:  # a module that torch.func can run and its tracer cannot: it goes on as before
+            return self._untraced
+
+    def _untraced(self, x: Tensor, *batch: Tensor) -> Tensor:
+        return flat_gradients(self.gradient, self.layout, x, *batch)
+
+
+class VmappedOrLooped(GradientKernel):
+    """All clients in one call where the module allows it, else one after the other: a forward pass that branches on its values, writes in
+    place or draws random numbers cannot be stacked, and one that keeps much for its backward pass should not be. Found out once for each
+    shape of a client's batch, so that nothing depends on what was called before."""
+
+    def __init__(self, module: nn.Module, layout: Layout, classification: bool, mixed: bool = False) -> None:
+        super().__init__(module, layout, classification, mixed)
+        self.looped = LoopedGradient(module, layout, classification, mixed)
+        self.vmapped = VmappedGradient(module, layout, classification, mixed)
+        self.chosen: dict[torch.Size, GradientKernel] = {}
+
+    def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        return self._kernel(x, inputs, targets, weights)(x, inputs, targets, weights)
+
+    def hvp(self, x: Tensor, vector: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        return self._kernel(x, inputs, targets, weights).hvp(x, vector, inputs, targets, weights)
+
+    def _kernel(self, *batch: Tensor) -> GradientKernel:
+        shape = batch[1].shape[1:]
+        if shape not in self.chosen:
+            self.chosen[shape] = self.vmapped if self._stacks([part[:1] for part in batch]) else self.looped
+        return self.chosen[shape]
+
+    def _stacks(self, one: list[Tensor]) -> bool:
+        """Whether a client's batch may be stacked with others'."""
+        kept = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            self.looped(*one)
+        if kept > KEPT[one[0].device.type]:
+            return False
+        try:
+            self.vmapped(*one)
+        except RuntimeError:
+            return False
+        return True
