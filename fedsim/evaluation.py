@@ -65,7 +65,7 @@ class Evaluator:
             judged, scope, found = MEAN_MODEL, "mean_model", self._nodes(models, last)
         found |= self._model(scope, judged)
         if self.metrics:
-            look = Look(self.task, self.session.arena.whole(models), lambda split: self._example_values(judged, split))
+            look = Look(self.task, lambda: self.session.arena.whole(models), lambda split: self._example_values(judged, split))
             found |= {(scope, -1, name): value for metric in self.metrics for name, value in metric.measure(look).items()}
         own = models if self.task.place == "graph" else judged
         return found | (self._clients(own, last) if self.client_shards is not None else {})

@@ -25,9 +25,8 @@ class Receivers:
 
     def start(self, first: list[Tensor]) -> None:
         """Write the first models, one [P] each or one for all, and the initial vectors."""
-        present = np.broadcast_to(first[0].numpy(), (self.task.receivers, len(first[0]))) if len(first) == 1 else torch.stack(first).numpy()
-        self.arena.write(self.models, np.arange(self.task.receivers), present)
-        x = torch.from_numpy(self.arena.whole(self.models))
+        x = torch.stack(first) if len(first) > 1 else first[0].expand(self.task.receivers, -1)
+        self.arena.write(self.models, np.arange(self.task.receivers), x.numpy())
         for kind, vectors in zip(VECTORS, (self.task.rule.init_shared(x), self.task.aggregator.init_receiver(x)), strict=True):
             for name, value in vectors.items():
                 self.arena[f"{kind}/{self.side}/{name}"][:] = value.numpy()
@@ -56,14 +55,15 @@ class Receivers:
 
     def state(self) -> dict[str, np.ndarray]:
         """Models and vectors by name, as views where that can be."""
-        return {"models": self.arena.whole(self.models), **self._vectors()}
+        return {"models": self.arena.whole(self.models), **self.vectors()}
 
-    def _vectors(self) -> dict[str, np.ndarray]:
+    def vectors(self) -> dict[str, np.ndarray]:
+        """What receivers hold beside their models."""
         return {f"{kind}/{name}": value for kind in VECTORS for name, value in self.arena.named(f"{kind}/{self.side}/").items()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take over what `state` gave."""
         self.side = 0
         self.arena.write(self.models, np.arange(self.task.receivers), state["models"])
-        for name, value in self._vectors().items():
+        for name, value in self.vectors().items():
             value[:] = state[name]

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from fedsim.algorithms.base import COHORT, MIXING, OTHERS, Averaging, Reports, RoundInfo
+from fedsim.algorithms.base import COHORT, MIXING, OTHERS, Aggregator, Averaging, Reports, RoundInfo
 from fedsim.attacks import Attack, NoAttack
 from fedsim.engine.base import Session
 from fedsim.engine.task import CANDIDATES, STATISTICS, AverageJob, EvaluateJob, MixJob, SumJob, Task, TrainJob
@@ -231,7 +231,8 @@ class Rounds:
             merge, base = weights["update"], tick.base.tocsr()
             rest = base - csr_array((merge.data, tick.anchors[merge.indices], merge.indptr), shape=base.shape)
             given = tick.receivers, rest if rest.nnz else None, merge
-            finite = bool(np.isfinite(reports.norms).all())
+            encodes = type(self.task.aggregator).encode is not Aggregator.encode  # after the norms were taken
+            finite = not encodes and all(bool(np.isfinite(part).all()) for part in (reports.norms, merge.data, base.data))
             for blocks, columns in self._columns():
                 jobs.append(AverageJob(self.receivers.side, *given, blocks, columns, finite))
         elif len(tick.receivers):
@@ -268,11 +269,10 @@ class Rounds:
         """Bytes of what an algorithm remembers: at the clients that have any, per link, and at the receivers beside their models."""
         arena = self.session.arena
         kept = sum(arena.specs[name].shape[-1] * arena[name].itemsize for name in self.client_arrays)
-        vectors = {name: value for name, value in self.receivers.state().items() if name != "models"}
         return {
             "client_state_bytes": len(self.kept.owners) * kept,
             "link_state_bytes": sum(array.nbytes for array in self.link_state.values()),
-            "receiver_state_bytes": sum(array.nbytes for array in vectors.values()),
+            "receiver_state_bytes": sum(array.nbytes for array in self.receivers.vectors().values()),
         }
 
     def state(self) -> dict[str, np.ndarray]:

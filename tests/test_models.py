@@ -220,6 +220,7 @@ def frozen():
         (Counting(4, 3), "changes its buffer calls while it runs"),
         (nn.Sequential(nn.Dropout(0.2), nn.Linear(4, 3)), "contains Dropout (0) with dropout"),
         (Noise(4, 3), "draws random numbers while it runs"),
+        (nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)), "writes into its inputs, which others read as well"),
         (nn.Linear(4, 5), "must give outputs of shape [2, 3] for inputs of shape [2, 4], not [2, 5]"),
         (nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (3, 1))), "not [2, 3, 1]"),
         (nn.Linear(5, 3), "must take float32 inputs of shape [2, 4], but fails (RuntimeError: mat1 and mat2 shapes"),

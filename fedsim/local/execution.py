@@ -14,7 +14,7 @@ from fedsim.local.settings import LocalTraining
 from fedsim.local.vmapped import VmappedGradient, VmappedOrLooped
 from fedsim.local.written import WrittenGradient
 
-VMAP_CLIENTS = 32  # in a call of modules with convolutions, recurrence, ...
+VMAP_CLIENTS = 32  # of models whose gradients are not written out, and may keep much for them
 SMALL = 1 << 19  # parameters of modules of dense layers, up to which stacking pays on a CPU
 COLUMN_CLIENTS = 4  # of models whose convolutions are all products with columns; more fall out of the cache
 STACKED_CLIENTS = {"cpu": (8, 32, 1 << 21), "cuda": (32, 1024, 1 << 26)}  # at least and at most, and parameters of all together
@@ -39,12 +39,13 @@ def clients_per_call(module: nn.Module, settings: LocalTraining, device: str) ->
     kernel = gradient_kernel(module, settings, device)
     if settings.clients_per_batch is not None or kernel is LoopedGradient:
         return settings.clients_per_batch or 1
-    if kernel is not WrittenGradient and not _small_and_dense(module):
+    kind = torch.device(device).type
+    if kernel is not WrittenGradient and (kind == "cuda" or not _small_and_dense(module)):
         return VMAP_CLIENTS
     if _convolutional(module):
         layers = layers_of(module) or ()
         return 1 if any(layer.kind is LibraryConvolution for layer in layers) else COLUMN_CLIENTS
-    least, most, together = STACKED_CLIENTS[torch.device(device).type]
+    least, most, together = STACKED_CLIENTS[kind]
     return min(max(together // sum(p.numel() for p in module.parameters()), least), most)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from fedsim.local.gradients import GradientKernel, LoopedGradient, client_loss, 
 from fedsim.parameters import Layout
 
 TRACED_AFTER = 40  # calls of one shape: about as much work as tracing
+MOST_TRACED = 32  # shapes, since what is written down of one takes megabytes
 KEPT = {"cpu": 1 << 23, "cuda": 1 << 28}  # bytes that a client's forward pass keeps, at most, for stacking to pay
 
 
@@ -37,7 +39,7 @@ class VmappedGradient(GradientKernel):
         shape = tuple((part.shape, part.stride(), part.dtype) for part in batch)
         if shape not in self.traced:
             self.calls[shape] += 1
-            if self.calls[shape] < TRACED_AFTER:
+            if self.calls[shape] < TRACED_AFTER or len(self.traced) == MOST_TRACED:
                 return self._untraced(*batch)
             self.traced[shape] = self._trace(*batch)
         return self.traced[shape](*batch)
@@ -53,14 +55,15 @@ class VmappedGradient(GradientKernel):
 
 
 class VmappedOrLooped(GradientKernel):
-    """All clients in one call where the module allows it, else one after the other: a forward pass that branches on its values, writes in
-    place or draws random numbers cannot be stacked, and one that keeps much for its backward pass should not be. Found out once for each
-    shape of a client's batch, so that nothing depends on what was called before."""
+    """All clients in one call where the module allows it, else one after the other: a forward pass that branches on its values or changes
+    its module cannot be stacked, and one that keeps much for its backward pass should not be. Found out once for each shape of a client's
+    batch, on a module that nothing has run, so that it depends on nothing that came before."""
 
     def __init__(self, module: nn.Module, layout: Layout, classification: bool, mixed: bool = False) -> None:
         super().__init__(module, layout, classification, mixed)
+        self.fresh = copy.deepcopy(module)
         self.looped = LoopedGradient(module, layout, classification, mixed)
-        self.vmapped = VmappedGradient(module, layout, classification, mixed)
+        self.vmapped = VmappedGradient(copy.deepcopy(module), layout, classification, mixed)
         self.chosen: dict[torch.Size, GradientKernel] = {}
 
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -72,7 +75,7 @@ class VmappedOrLooped(GradientKernel):
     def _kernel(self, *batch: Tensor) -> GradientKernel:
         shape = batch[1].shape[1:]
         if shape not in self.chosen:
-            self.chosen[shape] = self.vmapped if self._stacks([part[:1] for part in batch]) else self.looped
+            self.chosen[shape] = self.vmapped if self._stacks([part[:1].clone() for part in batch]) else self.looped
         return self.chosen[shape]
 
     def _stacks(self, one: list[Tensor]) -> bool:
@@ -84,12 +87,25 @@ class VmappedOrLooped(GradientKernel):
             kept += tensor.numel() * tensor.element_size()
             return tensor
 
+        of = self.layout, self.classification, self.mixed
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            self.looped(*one)
+            LoopedGradient(self.fresh, *of)(*one)
         if kept > KEPT[one[0].device.type]:
             return False
+        module = copy.deepcopy(self.fresh)
+        before = _attributes(module)
         try:
-            self.vmapped(*one)
-        except RuntimeError:
+            VmappedGradient(module, *of)(*one)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise
             return False
-        return True
+        after = _attributes(module)
+        return before.keys() == after.keys() and all(value is after[name] for name, value in before.items())
+
+
+def _attributes(module: nn.Module) -> dict[tuple[str, str], object]:
+    """The attributes of all submodules by path and name, but for parameters, which torch.func puts others in place of."""
+    found = ((path, part, (vars(part) | part._buffers).items()) for path, part in module.named_modules())
+    apart = ("_parameters", "_buffers", "_modules")
+    return {(path, name): value for path, _, values in found for name, value in values if name not in apart}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -17,9 +18,13 @@ class Look:
     models: the receivers' models, float32 [R, P] (not to be changed); task: data, shards, model layout and rules.
     """
 
-    def __init__(self, task: Task, models: np.ndarray, evaluate: Callable[[str], ExampleValues]) -> None:
-        self.task, self.models, self._evaluate = task, models, evaluate
+    def __init__(self, task: Task, models: Callable[[], np.ndarray], evaluate: Callable[[str], ExampleValues]) -> None:
+        self.task, self._models, self._evaluate = task, models, evaluate
         self._known: dict[str, ExampleValues] = {}
+
+    @functools.cached_property
+    def models(self) -> np.ndarray:
+        return self._models()
 
     def examples(self, split: str = "train") -> ExampleValues:
         """Loss and hit (1 right, 0 wrong) of every example of a split, float64 [n] each, by the server's model or the mean model of a

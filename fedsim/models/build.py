@@ -53,7 +53,7 @@ def check_model(module: nn.Module, input_shape: Sequence[int], outputs: int, tok
     batch = torch.zeros(PROBE, *input_shape, dtype=torch.int64 if tokens else torch.float32)
     buffers = {key: buffer.clone() for key, buffer in module.named_buffers()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        before = torch.get_rng_state()
+        before, untouched = torch.get_rng_state(), batch._version
         try:
             result = module(batch)
         except Exception as error:
@@ -63,6 +63,7 @@ def check_model(module: nn.Module, input_shape: Sequence[int], outputs: int, tok
     shape = list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
     wanted = [PROBE, outputs]
     require(shape == wanted, "model", name, f"must give outputs of shape {wanted} for inputs of shape {list(batch.shape)}, not {shape}")
+    require(batch._version == untouched, "model", name, "writes into its inputs, which others read as well; use operations that do not")
     require(not drew, "model", name, "draws random numbers while it runs, from a generator that no seed here controls; take that out")
     for key, buffer in module.named_buffers():
         same = key in buffers and torch.equal(buffers[key], buffer)

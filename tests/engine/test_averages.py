@@ -99,13 +99,41 @@ def test_the_number_of_jobs_changes_no_bit(count, blocks):
 
 
 @pytest.mark.parametrize("parts", [{}, CASES["some"], CASES["models first"]], ids=["everyone", "some", "models first"])
-def test_how_models_are_stored_changes_no_bit(monkeypatch, tmp_path, parts):
-    """Nor anything that is measured of them, nor what a run goes on from."""
+def test_how_models_are_stored_changes_no_bit(monkeypatch, parts):
+    """Nor anything that is measured of them."""
     settings = {**GRAPH, "metrics": [ClientSpread()], **parts}
     found = blobs_simulation(4, **settings).run()
     monkeypatch.setattr(products, "TILE", 1)
     blocks = blobs_simulation(4, **settings).run()
     assert blocks.models.tobytes() == found.models.tobytes() and blocks.summary["metrics_sha256"] == found.summary["metrics_sha256"]
+
+
+@pytest.mark.parametrize("other", [1, products.TILE], ids=["blocks", "whole rows"])
+def test_a_run_goes_on_from_what_was_stored_in_either_way(monkeypatch, blocks, other):
+    simulation = blobs_simulation(4, **{**GRAPH, **CASES["some"]})
+    with Ticks(simulation) as ticks:
+        ticks.run(2)
+        state = {name: array.copy() for name, array in ticks.rounds.state().items()}
+        expected = ticks.run(2)
+    monkeypatch.setattr(products, "TILE", other)
+    with Ticks(simulation) as again:
+        again.rounds.restore(state)
+        again.round = 2
+        assert again.run(2).tobytes() == expected.tobytes()
+
+
+class Garbling(FedAvg):
+    """A user's aggregator, what it makes of updates is not finite."""
+
+    def encode(self, messages, memory):
+        return {name: message * float("nan") for name, message in messages.items()}, memory
+
+
+def test_what_an_aggregator_makes_of_finite_updates_is_looked_at(blocks):
+    with Ticks(blobs_simulation(3, **GRAPH, aggregator=Garbling(weighting="uniform"))) as ticks:
+        assert ticks.task.averages
+        with pytest.raises(Diverged, match="^round 0: the next model of a node is not finite"):
+            ticks.run()
 
 
 def test_what_is_not_finite_is_found_where_it_may_be(blocks):

@@ -23,6 +23,7 @@ from fedsim.engine.ray import Ray
 from fedsim.errors import ConfigError
 from fedsim.evaluation import Evaluation
 from fedsim.local import LocalTraining
+from fedsim.local.vmapped import TRACED_AFTER
 from fedsim.metrics import Objective
 from fedsim.participation import Bernoulli, Uniform
 from fedsim.protocols import Gossip
@@ -88,6 +89,24 @@ def test_same_bytes_as_in_process(ray_session, parts, engine):
     assert found.models.tobytes() == expected.models.tobytes()
     assert values(found).equals(values(expected))
     assert_nothing_is_left()
+
+
+class Residual(nn.Linear):
+    """A user's module, whose gradients are stacked, and traced when calls have come often: on fewer workers sooner."""
+
+    def __init__(self, input_shape, outputs) -> None:
+        super().__init__(input_shape[0], outputs)
+        self.inner = nn.Linear(input_shape[0], input_shape[0])
+
+    def forward(self, x):
+        return super().forward(x + torch.tanh(self.inner(x)))
+
+
+def test_stacked_gradients_have_the_same_bits_wherever_they_are_traced(ray_session):
+    engines = {}, {"engine": Ray(workers=1)}, {"engine": Ray(workers=2)}
+    assert 12 * 8 > 2 * TRACED_AFTER > 12 * 2
+    first, *others = [blobs_simulation(12, model=Residual, **engine).run() for engine in engines]
+    assert {result.models.tobytes() for result in others} == {first.models.tobytes()}
 
 
 class Fragile(nn.Linear):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedsim.algorithms import Affine
+from fedsim.local import vmapped
 from fedsim.local.execution import clients_per_call, gradient_kernel
 from fedsim.local.gradients import LoopedGradient
 from fedsim.local.layers import ColumnConvolution, DenseLayer, Layer, LibraryConvolution, layers_of
@@ -295,7 +296,7 @@ def test_a_parameter_without_effect_has_a_zero_gradient(kernel):
         ("convolutions", "auto", "cpu", WrittenGradient, 1),
         ("group norm", "auto", "cpu", LoopedGradient, 1),
         ("group norm", "stacked", "cpu", VmappedGradient, 32),
-        ("residual", "auto", "cuda", VmappedOrLooped, 1024),
+        ("residual", "auto", "cuda", VmappedOrLooped, 32),
         ("residual", "auto", "cpu", VmappedOrLooped, 32),
         ("residual", "stacked", "cpu", VmappedGradient, 32),
         ("residual", "looped", "cpu", LoopedGradient, 1),
@@ -414,6 +415,52 @@ def test_what_cannot_be_stacked_is_looped():
         VmappedGradient(module, layout, True)(x, *batch_of)
     with pytest.raises(RuntimeError, match="shape"):  # and what is wrong in itself says so
         VmappedOrLooped(Residual(7, 3).double(), Layout.of(Residual(7, 3)), True)(x, *batch_of)
+
+
+class Masked(Residual):
+    """Keeps a tensor from one call to the next."""
+
+    mask = None
+
+    def forward(self, x):
+        if self.mask is None or self.mask.shape != x.shape:
+            self.mask = torch.ones_like(x)
+        return super().forward(x * self.mask)
+
+
+class Counted(Residual):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [Masked, Counted])
+def test_modules_that_remember_their_calls_are_looped(kind):
+    """Whatever shapes come in whatever order, and though the module itself is run between them."""
+    module = kind(6, 3).double()
+    module(torch.zeros(5, 6, dtype=torch.float64))
+    kernel, layout = VmappedOrLooped(module, Layout.of(module), True), Layout.of(module)
+    for clients, examples in ((4, 5), (4, 3), (4, 5), (3, 5)):
+        x = torch.randn(clients, layout.size, dtype=torch.float64)
+        inputs, targets = torch.randn(clients, examples, 6, dtype=torch.float64), torch.randint(3, (clients, examples))
+        whole = x, inputs, targets, torch.full((clients, examples), 1 / examples, dtype=torch.float64)
+        torch.testing.assert_close(kernel(*whole), LoopedGradient(module, layout, True)(*whole), rtol=1e-9, atol=1e-12)
+        module(inputs[0])
+    assert kernel.chosen[torch.Size([3, 6])] is kernel.looped
+
+
+def test_no_more_shapes_are_traced_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(vmapped, "MOST_TRACED", 2)
+    monkeypatch.setattr(vmapped, "TRACED_AFTER", 1)
+    module = Residual(6, 3)
+    kernel = VmappedGradient(module, Layout.of(module), True)
+    for clients in (1, 2, 3, 4):
+        kernel(
+            flat_parameters(module).expand(clients, -1), torch.ones(clients, 5, 6), torch.zeros(clients, 5).long(), torch.ones(clients, 5)
+        )
+    assert len(kernel.traced) == 2
 
 
 @pytest.mark.parametrize(("examples", "stacked"), [(10, True), (12_000, False)])
