@@ -92,7 +92,7 @@ class Fault:
         if self.how == "exit":
             sys.exit(3)
         if self.how in ("hang", "slow"):
-            time.sleep(3600 if self.how == "hang" else 0.5)
+            time.sleep(3600 if self.how == "hang" else 1.0)
         while self.how == "wait" and not (self.marks / "go").exists():
             time.sleep(0.05)
         if self.how in ("kill", "stop"):

@@ -57,9 +57,9 @@ def test_a_worker_that_hangs_or_leaves_is_replaced(ray_session, tmp_path, capfd,
 
 
 def test_a_slow_worker_is_not_taken_for_lost(ray_session, tmp_path, capfd):
-    """Five jobs of a second each in one call take longer than the limit, but the worker counts on."""
+    """Five jobs of two seconds each in one call take longer than the limit, but the worker counts on."""
     fault = Fault(tmp_path, [TRAINING], "slow", times=10)
-    engine = Ray(workers=1, hang_seconds=4)
+    engine = Ray(workers=1, hang_seconds=9)
     assert hashes(faulty_simulation(fault, engine, rounds=1).run()) == hashes(faulty_simulation(rounds=1).run())
     assert fault.happened == 10 and "lost" not in capfd.readouterr().err
 
