@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -31,11 +32,13 @@ class Enough(Exception):
 
 
 class TimedMixing(Engine):
-    """An engine whose sessions take the time of mixing. The first is not kept: it touches memory for the first time."""
+    """An engine whose sessions take the time of mixing, and after each that of a copy, so that both meet the machine as fast as it is then.
+    The first is not kept: it touches memory for the first time."""
 
-    def __init__(self, engine: Engine, mixings: int) -> None:
-        self.engine, self.device, self.left = engine, engine.device, mixings + 1
+    def __init__(self, engine: Engine, mixings: int, copy: Callable[[], float]) -> None:
+        self.engine, self.device, self.left, self.copy = engine, engine.device, mixings + 1, copy
         self.seconds: list[float] = []
+        self.copies: list[float] = []
 
     def check(self) -> None:
         self.engine.check()
@@ -49,6 +52,7 @@ class TimedMixing(Engine):
             results = run(jobs)
             if len(jobs) and isinstance(jobs[0], AverageJob):
                 self.seconds.append(time.perf_counter() - started)
+                self.copies.append(self.copy())
                 self.left -= 1
                 if not self.left:
                     raise Enough
@@ -58,25 +62,30 @@ class TimedMixing(Engine):
         return session
 
 
-def copy_seconds(moved: int, threads: int) -> float:
-    """Median seconds of reading and writing `moved` bytes together, by so many threads; measured on a part of 1 GiB."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+def copying(moved: int, threads: int) -> Callable[[], float]:
+    """A function that gives the median seconds of reading and writing `moved` bytes together, by so many threads; measured on 1 GiB."""
     size = min(COPIED, moved // 2)
     source, target = torch.ones(size // 4), torch.zeros(size // 4)
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        target.copy_(source)
-        times.append(time.perf_counter() - started)
-    torch.set_num_threads(before)
-    return statistics.median(times[1:]) * moved / (2 * size)
+
+    def copy() -> float:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            target.copy_(source)
+            times.append(time.perf_counter() - started)
+        torch.set_num_threads(before)
+        return statistics.median(times) * moved / (2 * size)
+
+    return copy
 
 
 def measure_mixing(nodes: int, degree: int, workers: int, mixings: int) -> dict:
     """times: by name the seconds of each mixing, and of moving 2 x nodes x parameters x 4 bytes with as many threads as workers (0: in this
     process)."""
-    engine = TimedMixing(Ray(workers=workers) if workers else InProcess(), mixings)
+    moved = 2 * nodes * PARAMETERS * 4
+    engine = TimedMixing(Ray(workers=workers) if workers else InProcess(), mixings, copying(moved, max(1, workers)))
     gossip = Simulation(
         data=Synthetic(samples=nodes, shape=[784], validation=0.0, test=100),
         partition=Iid(clients=nodes),
@@ -94,7 +103,4 @@ def measure_mixing(nodes: int, degree: int, workers: int, mixings: int) -> dict:
         gossip.run()
     except Enough:
         pass
-    del gossip
-    moved = 2 * nodes * PARAMETERS * 4
-    copies = [copy_seconds(moved, max(1, workers)) for _ in range(mixings)]
-    return {"times": {"mixing": engine.seconds[1:], "copy": copies}, "bytes": moved}
+    return {"times": {"mixing": engine.seconds[1:], "copy": engine.copies[1:]}, "bytes": moved}
