@@ -52,12 +52,13 @@ class Screening:
     def _forge(self, tick: Tick, hostile: np.ndarray) -> np.ndarray:
         """Put what attackers send in place of their messages; the norms of their updates."""
         name, cohort = self.task.message("update"), np.arange(len(tick.cohort))
-        sent = self.arena.rows(name, cohort)
-        if self.task.averages:  # trained models
-            sent -= self.arena.rows(self.receivers.models, tick.anchors)
-        forged = self.attack.forge(torch.from_numpy(sent), hostile, self.task.seed, tick.round).numpy()
-        start = self.arena.rows(self.receivers.models, tick.anchors[hostile]) if self.task.averages else 0
-        self.arena.write(name, cohort[hostile], start + forged)
+        updates = self.arena.rows(name, cohort)
+        # where clients send trained models, what they are apart from those received
+        start = self.arena.rows(self.receivers.models, tick.anchors) if self.task.averages else None
+        if start is not None:
+            updates -= start
+        forged = self.attack.forge(torch.from_numpy(updates), hostile, self.task.seed, tick.round).numpy()
+        self.arena.write(name, cohort[hostile], forged if start is None else start[hostile] + forged)
         return np.linalg.norm(forged, axis=1)
 
     def without(self, tick: Tick, usable: np.ndarray) -> Tick:

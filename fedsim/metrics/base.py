@@ -15,7 +15,7 @@ ExampleValues = tuple[np.ndarray, np.ndarray]
 class Look:
     """What a metric may look at in one evaluation.
 
-    models: the receivers' models, float32 [R, P] (not to be changed); task: data, shards, model layout and rules.
+    models: the receivers' models, float32 [R, P] (not to be changed), given as a function; task: data, shards, model layout and rules.
     """
 
     def __init__(self, task: Task, models: Callable[[], np.ndarray], evaluate: Callable[[str], ExampleValues]) -> None:
@@ -24,6 +24,7 @@ class Look:
 
     @functools.cached_property
     def models(self) -> np.ndarray:
+        """Copied when they are first asked for, where they are stored in blocks."""
         return self._models()
 
     def examples(self, split: str = "train") -> ExampleValues:
