@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
+from fedsim.memory import wants_memory
 
 SMALLER = "local.clients_per_batch (clients trained in one call) or local.batch_size, or take a smaller model"
 
@@ -58,13 +58,6 @@ class Failure:
     def throw(self) -> None:
         """Raise it here."""
         raise self.error from RemoteTraceback(self.text)
-
-
-def wants_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, by Python, NumPy or torch."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch on CPU has no type of its own
 
 
 @contextlib.contextmanager

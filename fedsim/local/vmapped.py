@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedsim.local.gradients import GradientKernel, LoopedGradient, client_loss, flat_gradients
+from fedsim.memory import wants_memory
 from fedsim.parameters import Layout
 
 TRACED_AFTER = 40  # calls of one shape: about as much work as tracing
@@ -97,7 +98,7 @@ class VmappedOrLooped(GradientKernel):
         try:
             VmappedGradient(module, *of)(*one)
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            if wants_memory(error):
                 raise
             return False
         after = _attributes(module)

@@ -62,6 +62,18 @@ def test_what_cannot_be_stacked_is_looped():
         VmappedOrLooped(Residual(7, 3).double(), Layout.of(Residual(7, 3)), True)(x, *batch_of)
 
 
+def test_want_of_memory_does_not_choose_the_kernel(monkeypatch):
+    """It depends on what else runs, and so would the bits."""
+
+    def full(self, *batch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(VmappedGradient, "__call__", full)
+    module, *whole = batch("residual", 3, True)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        VmappedOrLooped(module, Layout.of(module), True)(*whole)
+
+
 class Masked(Residual):
     """Keeps a tensor from one call to the next."""
 
