@@ -31,7 +31,8 @@ class Session:
     def run(self, jobs: Sequence[Job]) -> list:
         """Run all jobs, in any order and anywhere; their results, in the order of the jobs. What they write is in the arena afterwards.
 
-        What a job raises is raised here. Raises MemoryError with advice where it was memory, WorkersLost where too many workers were lost.
+        What a job raises is raised here, after which a session can only be closed. Raises MemoryError with advice where it was memory,
+        WorkersLost where too many workers were lost.
         """
         raise NotImplementedError("a session runs jobs")
 

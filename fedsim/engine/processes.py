@@ -7,6 +7,7 @@ import os
 import select
 import signal
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,16 @@ class Greeting:
 
 @dataclass
 class Hosted:
-    """A worker as the driver knows it. process: a descriptor of its process, if that runs here (numbers of processes are used again)."""
+    """A worker as the driver knows it. process: a descriptor of its process, if that runs here (numbers of processes are used again);
+    line: to it, if it shares the driver's memory; serving: the reference to the end of its work there."""
 
     number: int
     actor: Any
     shares_memory: bool = False
     node: str = ""
     process: int | None = None
+    line: Connection | None = None
+    serving: Any = None
 
     def greet(self, greeting: Greeting) -> None:
         self.shares_memory, self.node = greeting.shares_memory, greeting.node
@@ -51,6 +55,8 @@ class Hosted:
         self.release()
 
     def release(self) -> None:
+        if self.line is not None:
+            self.line.close()
         if self.process is not None:
             os.close(self.process)
             self.process = None

@@ -1,6 +1,7 @@
 """The Ray engine: a few long-lived actors host the clients and run groups of them. The only file that imports Ray.
 
-On the driver's machine the actors map the driver's arena, so a round sends no vectors at all. On other machines of a cluster each call
+On the driver's machine the actors map the driver's arena, so a round sends no vectors at all, and are given jobs over a line each
+(`fedsim.engine.line`), Ray being asked only to start and to end them. On other machines of a cluster each call
 carries the rows a job reads (what all jobs read, the model, once per round and machine) and brings back the rows it wrote. Data go once to
 each machine's object store. What happens when a worker is lost is in `fedsim.engine.ray_session`.
 """
@@ -21,8 +22,9 @@ from fedsim.component import NonNegativeInt, Positive, PositiveInt, component
 from fedsim.engine.arena import Arena, ArraySpec, SharedArena
 from fedsim.engine.base import Engine, Session
 from fedsim.engine.faults import Failure
+from fedsim.engine.line import listener
 from fedsim.engine.processes import Greeting, process_namespace
-from fedsim.engine.ray_session import DONE, RaySession
+from fedsim.engine.ray_session import DONE, LINE, RaySession
 from fedsim.engine.task import Task
 from fedsim.engine.worker import Worker
 from fedsim.errors import ConfigError, require
@@ -170,10 +172,23 @@ class Host:
             if self.shares_memory:
                 workers = (self.counts / DONE).stat().st_size // 8
                 self.done = SharedArena({DONE: ArraySpec((workers,), "int64")}, self.counts)[DONE]
+                self.listener = listener(self.counts / LINE.format(self.number))
             self.worker = Worker(task, arena)
         except Exception as error:
             return Failure.of(error, _there_and_back)
         return Greeting(self.shares_memory, ray.get_runtime_context().get_node_id(), os.getpid(), process_namespace())
+
+    def serve(self) -> None:
+        """Run the jobs that come over the line, until the driver hangs up."""
+        with self.listener, self.listener.accept() as line:
+            while True:
+                try:
+                    work = line.recv_bytes()
+                except EOFError:
+                    return
+                answer = self.run(work)
+                form = _cloudpickle() if isinstance(answer, Failure) else pickle
+                line.send_bytes(form.dumps(answer))
 
     def run(self, work: bytes, *values: Any) -> tuple[list, list[dict]] | Failure:
         """Results of jobs, and what each wrote. work: the jobs, and where the arena is not shared, the names of what each one reads, which
@@ -201,6 +216,10 @@ class Host:
 
 def _there_and_back(error: Exception) -> None:
     """Raise if this exception cannot be sent to another process."""
+    _cloudpickle().loads(_cloudpickle().dumps(error))
+
+
+def _cloudpickle() -> Any:
     from ray import cloudpickle
 
-    cloudpickle.loads(cloudpickle.dumps(error))
+    return cloudpickle

@@ -7,12 +7,14 @@ the caller of `run` never notices. Ray itself comes from `fedsim.engine.ray`.
 from __future__ import annotations
 
 import contextlib
+import math
 import pickle
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from fedsim.engine.arena import Arena, ArraySpec, SharedArena
 from fedsim.engine.base import Session
 from fedsim.engine.dealing import at_once, deal
 from fedsim.engine.faults import SMALLER, Failure, LostWorker, WorkersLost, memory_advice
+from fedsim.engine.line import dial
 from fedsim.engine.processes import Hosted, killed_for_memory
 from fedsim.engine.task import AverageJob, EvaluateJob, Job, MixJob, Task, TrainJob
 
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 START_SECONDS = 120  # until a worker is there
 ANSWER_SECONDS = 2  # until a node answers
+LOSS_SECONDS = 5  # until Ray has noticed that a worker is gone
+LOOK_SECONDS = 0.001  # between looks at lines and at calls, since nothing waits for both
+LINE = "line-{}"  # the socket of a worker, beside what it counts
 DONE = "jobs_done"  # an array: what each worker has counted, which tells one that is slow from one that hangs
 PHASES = {
     TrainJob: "in the training of round {}",
@@ -37,6 +43,10 @@ PHASES = {
     EvaluateJob: "in an evaluation after round {}",
 }
 ADVICE = f"engine.workers, {SMALLER}"
+
+
+class BrokenLine(Exception):
+    """A line whose other end is gone, or stopped in the middle of an answer."""
 
 
 @dataclass
@@ -62,6 +72,7 @@ class RaySession(Session):
             errors.NodeDiedError,
             errors.OutOfMemoryError,
             errors.ObjectLostError,
+            BrokenLine,
         )
         self.restarts, self.kernel_kills = 0, killed_for_memory()
         self.round: int | None = None  # the last one that was trained
@@ -94,22 +105,30 @@ class RaySession(Session):
         phase = Phase(self, jobs)
         phase.deal(at_once(self.pace.get(kind)))
         while phase.pending or phase.rest:
-            reference = self._first(phase.pending, phase.patience())
-            if reference is None:
+            first = self._first(phase.pending, phase.patience())
+            if first is None:
                 phase.look()
-            elif reference in self.starting:
-                self._welcome(reference)
+            elif first in self.starting:
+                self._welcome(first)
             else:
-                phase.receive(reference)
+                phase.receive(first)
             phase.feed()
         self.pace[kind] = time.monotonic() - began
         return phase.results
 
-    def _first(self, pending, timeout: float | None = None, wait: bool = True):
-        """The first reference that is ready, of those pending and of workers that start; None after `timeout` seconds."""
+    def _first(self, pending: Collection, timeout: float | None = None, wait: bool = True):
+        """The first that is ready, of lines and references pending and of workers that start; None after `timeout` seconds."""
         if not pending:
             timeout = START_SECONDS if wait else 0
-        done, _ = self.ray.wait([*pending, *self.starting], num_returns=1, timeout=timeout)
+        lines = [key for key in pending if isinstance(key, connection.Connection)]
+        references = [*(key for key in pending if not isinstance(key, connection.Connection)), *self.starting]
+        if lines and references:  # nothing waits for both
+            end = math.inf if timeout is None else time.monotonic() + timeout
+            done = connection.wait(lines, 0)
+            while not done and time.monotonic() < end:
+                done = self.ray.wait(references, timeout=0)[0] or connection.wait(lines, LOOK_SECONDS)
+        else:
+            done = connection.wait(lines, timeout) if lines else self.ray.wait(references, timeout=timeout)[0]
         if not done and not pending and wait:
             missing = f"no {len(self.starting)} workers within {START_SECONDS} s"
             raise TimeoutError(f"{missing}: the Ray session has no free CPUs or GPUs, or the machine is busy with other work")
@@ -128,7 +147,21 @@ class RaySession(Session):
             return
         self.raise_failure(greeting)
         worker.greet(greeting)
+        if worker.shares_memory:
+            with contextlib.suppress(OSError):  # it ended since, as its first call will tell
+                worker.line = dial(self.folders[1] / LINE.format(worker.number), self.settings.hang_seconds)
+                worker.serving = worker.actor.serve.remote()
         self.ready = sorted([*self.ready, worker], key=lambda worker: worker.number)
+
+    def answer(self, key) -> Any:
+        """What came on a line, or under a reference. Raises an error of `losses` if the worker is gone."""
+        if not isinstance(key, connection.Connection):
+            return self.ray.get(key)
+        try:
+            answer = key.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise BrokenLine from error
+        return pickle.loads(answer)
 
     def raise_failure(self, answer) -> None:
         if isinstance(answer, Failure):
@@ -158,6 +191,11 @@ class RaySession(Session):
 
     def reason(self, worker: Hosted, error: Exception) -> str:
         """Why a worker was lost, as far as can be known."""
+        if isinstance(error, BrokenLine):
+            try:
+                self.ray.get(worker.serving, timeout=LOSS_SECONDS)
+            except Exception as known:  # what Ray has found out
+                error = known
         if isinstance(error, self.ray.exceptions.OutOfMemoryError) or "low on memory" in str(error):
             return f"out of memory; lower {ADVICE}"
         if worker.node and not any(node["NodeID"] == worker.node and self._lives(node) for node in self.ray.nodes()):
@@ -204,7 +242,8 @@ class RaySession(Session):
 
 
 class Phase:
-    """One call of `run`. results: in the order of the jobs; pending: calls by the reference to their answers; rest: jobs not given yet."""
+    """One call of `run`. results: in the order of the jobs; pending: calls by the line on which, or the reference under which, their
+    answers come; rest: jobs not given yet."""
 
     def __init__(self, session: RaySession, jobs: Sequence[Job]) -> None:
         self.session, self.jobs = session, jobs
@@ -233,10 +272,10 @@ class Phase:
             return None
         return max(0.0, min(call.deadline for call in self.pending.values()) - time.monotonic())
 
-    def receive(self, reference) -> None:
-        call = self.pending.pop(reference)
+    def receive(self, key) -> None:
+        call = self.pending.pop(key)
         try:
-            answer = self.session.ray.get(reference)
+            answer = self.session.answer(key)
         except self.session.losses as error:
             self._lose(call, self.session.reason(call.worker, error))
             return
@@ -249,12 +288,12 @@ class Phase:
     def look(self) -> None:
         """Replace workers of whose jobs none came back in time. One that counts on is slow, and has time again."""
         limit, now = self.session.settings.hang_seconds, time.monotonic()
-        for reference, call in list(self.pending.items()):
+        for key, call in list(self.pending.items()):
             if call.deadline > now:
                 continue
             done = self._done(call.worker)
             if done == call.done:
-                del self.pending[reference]
+                del self.pending[key]
                 self._lose(call, f"it hung: no job came back for {limit:g} s")
             else:
                 call.done, call.deadline = done, now + limit
@@ -275,8 +314,13 @@ class Phase:
         # One that shares no memory does not count: all its jobs together have that time each
         patience = (session.settings.hang_seconds or 0) * (1 if worker.shares_memory else len(mine))
         work = pickle.dumps(([self.jobs[j] for j in mine], names), pickle.HIGHEST_PROTOCOL)
-        reference = worker.actor.run.remote(work, *values)
-        self.pending[reference] = Call(worker, mine, time.monotonic() + patience, self._done(worker))
+        if worker.line is None:
+            key = worker.actor.run.remote(work, *values)
+        else:
+            key = worker.line
+            with contextlib.suppress(OSError):  # a broken line is told from one that is silent when its answer is waited for
+                key.send_bytes(work)
+        self.pending[key] = Call(worker, mine, time.monotonic() + patience, self._done(worker))
 
     def _references(self, job: Job) -> dict[str, Any]:
         session, references = self.session, {}
