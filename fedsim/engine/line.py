@@ -10,9 +10,15 @@ from pathlib import Path
 
 
 def listener(path: Path) -> Listener:
-    """The worker's end, which one driver may call. Who listened there before is gone."""
+    """The worker's end before it is called. Who listened there before is gone."""
     path.unlink(missing_ok=True)
     return Listener(str(path), "AF_UNIX")
+
+
+def answered(listening: Listener) -> Connection:
+    """The line to the driver that has called, the only one."""
+    with listening:
+        return listening.accept()
 
 
 def dial(path: Path, patience: float | None) -> Connection:

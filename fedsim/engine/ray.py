@@ -22,7 +22,7 @@ from fedsim.component import NonNegativeInt, Positive, PositiveInt, component
 from fedsim.engine.arena import Arena, ArraySpec, SharedArena
 from fedsim.engine.base import Engine, Session
 from fedsim.engine.faults import Failure
-from fedsim.engine.line import listener
+from fedsim.engine.line import answered, listener
 from fedsim.engine.processes import Greeting, process_namespace
 from fedsim.engine.ray_session import DONE, LINE, RaySession
 from fedsim.engine.task import Task
@@ -173,6 +173,8 @@ class Host:
                 workers = (self.counts / DONE).stat().st_size // 8
                 self.done = SharedArena({DONE: ArraySpec((workers,), "int64")}, self.counts)[DONE]
                 self.listener = listener(self.counts / LINE.format(self.number))
+                with contextlib.suppress(OSError):  # or one that is woken drives the driver from its core before it wakes the next
+                    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
             self.worker = Worker(task, arena)
         except Exception as error:
             return Failure.of(error, _there_and_back)
@@ -180,13 +182,9 @@ class Host:
 
     def serve(self) -> None:
         """Run the jobs that come over the line, until the driver hangs up."""
-        with self.listener, self.listener.accept() as line:
+        with contextlib.suppress(EOFError, OSError), answered(self.listener) as line:
             while True:
-                try:
-                    work = line.recv_bytes()
-                except EOFError:
-                    return
-                answer = self.run(work)
+                answer = self.run(line.recv_bytes())
                 form = _cloudpickle() if isinstance(answer, Failure) else pickle
                 line.send_bytes(form.dumps(answer))
 
