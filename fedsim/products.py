@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array
@@ -19,6 +20,11 @@ def product(matrix: csr_array, rows: Tensor) -> Tensor:
     indices, offsets = torch.from_numpy(matrix.indices), torch.from_numpy(matrix.indptr)
     weights = torch.from_numpy(matrix.data)
     return F.embedding_bag(indices, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+def compact(matrix: csr_array) -> csr_array:
+    """The same with indices of 32 bits: they share the cache with the rows that are read."""
+    return csr_array((matrix.data, matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)), shape=matrix.shape)
 
 
 def tile_width(rows: int) -> int:

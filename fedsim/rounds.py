@@ -19,7 +19,7 @@ from fedsim.failures import Failures
 from fedsim.kept_rows import KeptRows
 from fedsim.local.batches import local_steps
 from fedsim.local.execution import WORTH_A_CALL, clients_per_call
-from fedsim.products import shares
+from fedsim.products import compact, shares
 from fedsim.protocols.base import Payload, Plan, Tick
 from fedsim.receivers import Receivers
 from fedsim.screening import Diverged, Screening
@@ -230,7 +230,7 @@ class Rounds:
             # base @ models + merge @ updates, where an update is a trained model without that it started from
             merge, base = weights["update"], tick.base.tocsr()
             rest = base - csr_array((merge.data, tick.anchors[merge.indices], merge.indptr), shape=base.shape)
-            given = tick.receivers, rest if rest.nnz else None, merge
+            given = tick.receivers, compact(rest) if rest.nnz else None, compact(merge)
             encodes = type(self.task.aggregator).encode is not Aggregator.encode  # after the norms were taken
             finite = not encodes and all(bool(np.isfinite(part).all()) for part in (reports.norms, merge.data, base.data))
             for blocks, columns in self._columns():

@@ -177,6 +177,7 @@ class Worker:
                 mixed.add_(product(job.rest, _copied(present[block, :, tile])))
             following[block, receivers, tile] = mixed
             finite = finite and (job.finite or bool(torch.isfinite(torch.stack(torch.aminmax(mixed))).all()))
+            del mixed  # so that the next one takes its place, in the cache too
         return finite
 
     def _merged(self, job: MixJob) -> Tensor:
