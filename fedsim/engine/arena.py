@@ -168,7 +168,8 @@ class SharedArena(Arena):
     def close(self) -> None:
         super().close()
         if self.owner:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for _ in range(2):  # a worker that is being killed may just have put something there
+                shutil.rmtree(self.folder, ignore_errors=True)
             self.lock.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 AT_ONCE = 0.75  # share of a phase's work that is dealt out at once; the rest goes to whoever is free
-SHORT = 0.03  # seconds; a phase that took less the last time is dealt out whole, since a call costs about a millisecond
+SHORT = 0.03  # seconds; a phase that took less the last time is dealt out whole, since a call costs up to a millisecond
 
 
 def at_once(last: float | None) -> float:

@@ -21,13 +21,17 @@ def answered(listening: Listener) -> Connection:
         return listening.accept()
 
 
+LONGEST = 10**6  # seconds, since some calls of the system take no more
+
+
 def dial(path: Path, patience: float | None) -> Connection:
     """The driver's end. patience: seconds after which an end that takes or gives nothing in the middle of a message raises
     BlockingIOError, None for ever. Raises OSError where nobody listens."""
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(path))
         if patience is not None:
-            limit = struct.pack("ll", int(patience), int(patience % 1 * 1e6) + 1)  # zero would be for ever
+            seconds, rest = divmod(min(patience, LONGEST), 1)
+            limit = struct.pack("ll", int(seconds), max(1, int(rest * 1e6)))  # zero would be for ever
             line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         return Connection(line.detach())

@@ -1,7 +1,7 @@
 """The Ray engine: a few long-lived actors host the clients and run groups of them. The only file that imports Ray.
 
 On the driver's machine the actors map the driver's arena, so a round sends no vectors at all, and are given jobs over a line each
-(`fedsim.engine.line`), Ray being asked only to start and to end them. On other machines of a cluster each call
+(`fedsim.engine.line`), for which Ray only starts and ends them. On other machines of a cluster each call
 carries the rows a job reads (what all jobs read, the model, once per round and machine) and brings back the rows it wrote. Data go once to
 each machine's object store. What happens when a worker is lost is in `fedsim.engine.ray_session`.
 """
@@ -172,9 +172,11 @@ class Host:
             if self.shares_memory:
                 workers = (self.counts / DONE).stat().st_size // 8
                 self.done = SharedArena({DONE: ArraySpec((workers,), "int64")}, self.counts)[DONE]
-                self.listener = listener(self.counts / LINE.format(self.number))
-                with contextlib.suppress(OSError):  # or one that is woken drives the driver from its core before it wakes the next
-                    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+                with contextlib.suppress(OSError):  # without a line there are calls
+                    self.listener = listener(self.counts / LINE.format(self.number))
+                if os.sched_getscheduler(0) == os.SCHED_OTHER:
+                    with contextlib.suppress(OSError):  # or one that is woken drives the driver from its core before it wakes the next
+                        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
             self.worker = Worker(task, arena)
         except Exception as error:
             return Failure.of(error, _there_and_back)
@@ -185,8 +187,11 @@ class Host:
         with contextlib.suppress(EOFError, OSError), answered(self.listener) as line:
             while True:
                 answer = self.run(line.recv_bytes())
-                form = _cloudpickle() if isinstance(answer, Failure) else pickle
-                line.send_bytes(form.dumps(answer))
+                try:
+                    packed = _packed(answer)
+                except Exception as error:
+                    packed = _packed(Failure.of(error, _there_and_back))
+                line.send_bytes(packed)
 
     def run(self, work: bytes, *values: Any) -> tuple[list, list[dict]] | Failure:
         """Results of jobs, and what each wrote. work: the jobs, and where the arena is not shared, the names of what each one reads, which
@@ -215,6 +220,11 @@ class Host:
 def _there_and_back(error: Exception) -> None:
     """Raise if this exception cannot be sent to another process."""
     _cloudpickle().loads(_cloudpickle().dumps(error))
+
+
+def _packed(answer: Any) -> bytes:
+    """Failures may hold what only cloudpickle can send, which takes longer."""
+    return _cloudpickle().dumps(answer) if isinstance(answer, Failure) else pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
 
 
 def _cloudpickle() -> Any:

@@ -23,7 +23,7 @@ from fedsim.engine.arena import Arena, ArraySpec, SharedArena
 from fedsim.engine.base import Session
 from fedsim.engine.dealing import at_once, deal
 from fedsim.engine.faults import SMALLER, Failure, LostWorker, WorkersLost, memory_advice
-from fedsim.engine.line import dial
+from fedsim.engine.line import LONGEST, dial
 from fedsim.engine.processes import Hosted, killed_for_memory
 from fedsim.engine.task import AverageJob, EvaluateJob, Job, MixJob, Task, TrainJob
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 START_SECONDS = 120  # until a worker is there
 ANSWER_SECONDS = 2  # until a node answers
 LOSS_SECONDS = 5  # until Ray has noticed that a worker is gone
-LOOK_SECONDS = 0.001  # between looks at lines and at calls, since nothing waits for both
+LOOK_SECONDS = 0.001  # between looks at lines and at calls, since nothing waits for both,
+START_LOOK_SECONDS = 0.02  # or only at workers that start
 LINE = "line-{}"  # the socket of a worker, beside what it counts
 DONE = "jobs_done"  # an array: what each worker has counted, which tells one that is slow from one that hangs
 PHASES = {
@@ -78,6 +79,7 @@ class RaySession(Session):
         self.round: int | None = None  # the last one that was trained
         self.pace: dict[type, float] = {}  # seconds that the last phase of a kind of jobs took
         self.dead_nodes: set[str] = set()
+        self.failed = False
         self.ready: list[Hosted] = []
         self.starting: dict[Any, Hosted] = {}  # by the reference to their greeting
         arena = SharedArena if settings.shared_memory else Arena
@@ -97,6 +99,14 @@ class RaySession(Session):
     def run(self, jobs: Sequence[Job]) -> list:
         if not jobs:
             return []
+        if self.failed:  # answers may still come that nobody waits for
+            raise RuntimeError("a job of this session has failed; it can only be closed")
+        self.failed = True
+        results = self._run(jobs)
+        self.failed = False
+        return results
+
+    def _run(self, jobs: Sequence[Job]) -> list:
         if isinstance(jobs[0], TrainJob):
             self.round = jobs[0].round
         while self.starting and (greeting := self._first([], wait=not self.ready)):
@@ -120,13 +130,16 @@ class RaySession(Session):
         """The first that is ready, of lines and references pending and of workers that start; None after `timeout` seconds."""
         if not pending:
             timeout = START_SECONDS if wait else 0
+        timeout = None if timeout is None else min(timeout, LONGEST)
         lines = [key for key in pending if isinstance(key, connection.Connection)]
-        references = [*(key for key in pending if not isinstance(key, connection.Connection)), *self.starting]
+        calls = [key for key in pending if not isinstance(key, connection.Connection)]
+        references = [*calls, *self.starting]
         if lines and references:  # nothing waits for both
-            end = math.inf if timeout is None else time.monotonic() + timeout
-            done = connection.wait(lines, 0)
-            while not done and time.monotonic() < end:
-                done = self.ray.wait(references, timeout=0)[0] or connection.wait(lines, LOOK_SECONDS)
+            end, look = math.inf if timeout is None else time.monotonic() + timeout, LOOK_SECONDS if calls else START_LOOK_SECONDS
+            while True:
+                done = self.ray.wait(references, timeout=0)[0] or connection.wait(lines, look)
+                if done or time.monotonic() >= end:
+                    break
         else:
             done = connection.wait(lines, timeout) if lines else self.ray.wait(references, timeout=timeout)[0]
         if not done and not pending and wait:
@@ -148,9 +161,9 @@ class RaySession(Session):
         self.raise_failure(greeting)
         worker.greet(greeting)
         if worker.shares_memory:
-            with contextlib.suppress(OSError):  # it ended since, as its first call will tell
+            with contextlib.suppress(OSError):  # it has none, or it ended since, as its first call will tell
                 worker.line = dial(self.folders[1] / LINE.format(worker.number), self.settings.hang_seconds)
-                worker.serving = worker.actor.serve.remote()
+            worker.serving = worker.actor.serve.remote() if worker.line is not None else None
         self.ready = sorted([*self.ready, worker], key=lambda worker: worker.number)
 
     def answer(self, key) -> Any:
@@ -191,6 +204,8 @@ class RaySession(Session):
 
     def reason(self, worker: Hosted, error: Exception) -> str:
         """Why a worker was lost, as far as can be known."""
+        if isinstance(error.__cause__, BlockingIOError):
+            return f"it hung in the middle of an answer for {self.settings.hang_seconds:g} s"
         if isinstance(error, BrokenLine):
             try:
                 self.ray.get(worker.serving, timeout=LOSS_SECONDS)
@@ -314,13 +329,14 @@ class Phase:
         # One that shares no memory does not count: all its jobs together have that time each
         patience = (session.settings.hang_seconds or 0) * (1 if worker.shares_memory else len(mine))
         work = pickle.dumps(([self.jobs[j] for j in mine], names), pickle.HIGHEST_PROTOCOL)
+        deadline = time.monotonic() + patience
         if worker.line is None:
             key = worker.actor.run.remote(work, *values)
         else:
             key = worker.line
             with contextlib.suppress(OSError):  # a broken line is told from one that is silent when its answer is waited for
                 key.send_bytes(work)
-        self.pending[key] = Call(worker, mine, time.monotonic() + patience, self._done(worker))
+        self.pending[key] = Call(worker, mine, deadline, self._done(worker))
 
     def _references(self, job: Job) -> dict[str, Any]:
         session, references = self.session, {}
