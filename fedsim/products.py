@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,9 +19,14 @@ PAGE = 1024  # numbers of a page of memory: going to another one takes longer th
 def product(matrix: csr_array, rows: Tensor) -> Tensor:
     """matrix [r, S] times rows [S, Q], float32 [r, Q]. A row of the result is summed in the order of the matrix' entries, whatever other
     rows and columns are computed with it."""
+    return products_with(matrix)(rows)
+
+
+def products_with(matrix: csr_array) -> Callable[[Tensor], Tensor]:
+    """`product` with a matrix that many rows are multiplied with."""
     indices, offsets = torch.from_numpy(matrix.indices), torch.from_numpy(matrix.indptr)
-    weights = torch.from_numpy(matrix.data)
-    return F.embedding_bag(indices, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    settings = {"offsets": offsets, "mode": "sum", "per_sample_weights": torch.from_numpy(matrix.data), "include_last_offset": True}
+    return lambda rows: F.embedding_bag(indices, rows, **settings)
 
 
 def compact(matrix: csr_array) -> csr_array:

@@ -24,7 +24,7 @@ from fedsim.local.fisher import diagonal_fisher
 from fedsim.local.gradients import example_losses
 from fedsim.local.training import Chunk, Kernel, Trained, train
 from fedsim.models.pooling import pooled_first
-from fedsim.products import product, tiles
+from fedsim.products import product, products_with, tiles
 
 EVALUATION_BATCH, CONVOLUTION_BATCH = 1000, 128  # examples; larger batches of images are slower and take more memory
 
@@ -169,15 +169,21 @@ class Worker:
         trained, present, following = (torch.from_numpy(self.arena[name][job.blocks]) for name in names)
         senders, rows = job.merge.shape[1], present.shape[1]
         everyone = len(job.receivers) == rows and bool((job.receivers == np.arange(rows)).all())
-        receivers = slice(None) if everyone else torch.from_numpy(job.receivers)
+        receivers = None if everyone else torch.from_numpy(job.receivers)
+        merged, rested = products_with(job.merge), None if job.rest is None else products_with(job.rest)
         finite = True
-        for block, tile in itertools.product(range(len(trained)), tiles(job.columns, rows)):
-            mixed = product(job.merge, _copied(trained[block, :senders, tile]))
-            if job.rest is not None:
-                mixed.add_(product(job.rest, _copied(present[block, :, tile])))
-            following[block, receivers, tile] = mixed
-            finite = finite and (job.finite or bool(torch.isfinite(torch.stack(torch.aminmax(mixed))).all()))
-            del mixed  # so that the next one takes its place, in the cache too
+        for tile in tiles(job.columns, rows):
+            blocks = zip(trained[:, :senders, tile], present[:, :, tile], following[:, :, tile], strict=True)
+            for sent, before, after in blocks:
+                mixed = merged(_copied(sent))
+                if rested is not None:
+                    mixed.add_(rested(_copied(before)))
+                if receivers is None:
+                    after.copy_(mixed)
+                else:
+                    after[receivers] = mixed
+                finite = finite and (job.finite or bool(torch.isfinite(torch.stack(torch.aminmax(mixed))).all()))
+                del mixed  # so that the next one takes its place, in the cache too
         return finite
 
     def _merged(self, job: MixJob) -> Tensor:

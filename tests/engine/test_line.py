@@ -86,9 +86,12 @@ def test_a_worker_that_stops_in_the_middle_of_its_answer_is_given_up_and_said_to
     present = listener(tmp_path / "line")
     with dial(tmp_path / "line", 0.5) as driver, answered(present) as worker:
         os.write(worker.fileno(), struct.pack("!i", 100) + b"only the beginning")
+        late = threading.Timer(60, worker.close)
+        late.start()
         session = session_of(hang_seconds=0.5)
         with pytest.raises(BrokenLine) as error:
             session.answer(driver)
+        late.cancel()
         assert session.reason(Hosted(0, None), error.value) == "it hung in the middle of an answer for 0.5 s"
 
 
