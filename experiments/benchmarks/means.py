@@ -68,5 +68,10 @@ MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
     "its gradients traced": (("residual",), InProcess, lambda: patch.object(vmapped, "TRACED_AFTER", sys.maxsize)),
     "like clients in one chunk": (("ragged",), InProcess, lambda: patch.object(Rounds, "_groups", _in_order)),
     "mixing by columns, in one product": (("W3",), InProcess, lambda: patch.object(Task, "averages", False)),
+    "jobs on a line to each worker, not in calls of Ray": (
+        ("W2lr", "W2", "W3"),
+        lambda: Ray(workers=2),
+        lambda: patch("fedsim.engine.ray_session.dial", side_effect=ConnectionRefusedError),
+    ),
     "short phases dealt out whole": (("W2lr", "W2"), lambda: Ray(workers=2), lambda: patch.object(dealing, "SHORT", 0.0)),
 }
