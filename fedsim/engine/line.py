@@ -8,6 +8,8 @@ import struct
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 
+LONGEST = 10**6  # seconds, since some calls of the system take no more
+
 
 def listener(path: Path) -> Listener:
     """The worker's end before it is called. Who listened there before is gone."""
@@ -19,9 +21,6 @@ def answered(listening: Listener) -> Connection:
     """The line to the driver that has called, the only one."""
     with listening:
         return listening.accept()
-
-
-LONGEST = 10**6  # seconds, since some calls of the system take no more
 
 
 def dial(path: Path, patience: float | None) -> Connection:
