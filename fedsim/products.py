@@ -23,7 +23,7 @@ def product(matrix: csr_array, rows: Tensor) -> Tensor:
 
 
 def products_with(matrix: csr_array) -> Callable[[Tensor], Tensor]:
-    """`product` with a matrix that many rows are multiplied with."""
+    """`product` by one matrix [r, S], for many rows [S, Q]: what these have in common is done once."""
     indices, offsets = torch.from_numpy(matrix.indices), torch.from_numpy(matrix.indptr)
     settings = {"offsets": offsets, "mode": "sum", "per_sample_weights": torch.from_numpy(matrix.data), "include_last_offset": True}
     return lambda rows: F.embedding_bag(indices, rows, **settings)

@@ -155,7 +155,8 @@ def _resolved(address: str) -> tuple[str, str]:
 class Host:
     """An actor: a worker on the driver's arena, or on a private one where that is on another machine.
 
-    number: of the worker; folder: of the driver's arena; counts: folder of the arena where workers count their jobs.
+    number: of the worker; folder: of the driver's arena; counts: folder of the arena where workers count their jobs, and
+    of their sockets.
     """
 
     def __init__(self, number: int, folder: Path | None, counts: Path | None) -> None:

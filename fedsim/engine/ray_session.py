@@ -101,7 +101,7 @@ class RaySession(Session):
             return []
         if self.failed:  # answers may still come that nobody waits for
             raise RuntimeError("a job of this session has failed; it can only be closed")
-        self.failed = True
+        self.failed = True  # unless this comes to its end
         results = self._run(jobs)
         self.failed = False
         return results

@@ -170,14 +170,14 @@ class Worker:
         senders, rows = job.merge.shape[1], present.shape[1]
         everyone = len(job.receivers) == rows and bool((job.receivers == np.arange(rows)).all())
         receivers = None if everyone else torch.from_numpy(job.receivers)
-        merged, rested = products_with(job.merge), None if job.rest is None else products_with(job.rest)
+        mix_sent, mix_present = products_with(job.merge), None if job.rest is None else products_with(job.rest)
         finite = True
         for tile in tiles(job.columns, rows):
             blocks = zip(trained[:, :senders, tile], present[:, :, tile], following[:, :, tile], strict=True)
             for sent, before, after in blocks:
-                mixed = merged(_copied(sent))
-                if rested is not None:
-                    mixed.add_(rested(_copied(before)))
+                mixed = mix_sent(_copied(sent))
+                if mix_present is not None:
+                    mixed.add_(mix_present(_copied(before)))
                 if receivers is None:
                     after.copy_(mixed)
                 else:
