@@ -30,6 +30,7 @@ def run_together(simulations: Sequence[Simulation], resume: Sequence[bool] | Non
         name = type(simulation.engine).__name__
         require(isinstance(simulation.engine, InProcess), "engine", name, "runs are trained together in one process; use engine=inprocess")
     meeting, found = Meeting(len(simulations)), dict[int, Result | BaseException]()
+    over = [threading.Event() for _ in simulations]  # a join that a signal interrupts takes its thread for ended, up to Python 3.12
     patient = all(simulation.folder is not None for simulation in simulations)
 
     def run(number: int, simulation: Simulation) -> None:
@@ -41,6 +42,7 @@ def run_together(simulations: Sequence[Simulation], resume: Sequence[bool] | Non
                 found[number] = error
             finally:
                 meeting.pass_on()
+                over[number].set()
 
     with Interruption() as interruption:
         threads = []
@@ -52,15 +54,15 @@ def run_together(simulations: Sequence[Simulation], resume: Sequence[bool] | Non
             threads[-1].start()
         meeting.pass_on()
         try:
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.1)
+            for each in over:
+                while not each.wait(0.1):
                     interruption.patient = patient and meeting.began
         except KeyboardInterrupt as stop:
             meeting.stop = getattr(stop, "signal", signal.SIGINT)
+            raise
+        finally:
             for thread in threads:
                 thread.join(STOP_SECONDS)
-            raise
         interruption.check()
     return [found[number] for number in range(len(simulations))]
 

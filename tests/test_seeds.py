@@ -180,8 +180,9 @@ def test_what_goes_wrong_for_all_is_raised_by_each(monkeypatch):
     assert [type(error) for error in run_together(built("fedavg"))] == [MemoryError] * 3
 
 
-def test_a_signal_ends_runs_without_folders_at_once():
-    simulations = built("fedavg", rounds=100_000)
+@pytest.mark.parametrize("runs", [1, 3])
+def test_a_signal_ends_runs_without_folders_at_once(runs):
+    simulations = built("fedavg", rounds=100_000)[:runs]
     threading.Timer(1.5, lambda: signal.raise_signal(signal.SIGINT)).start()
     with pytest.raises(Interrupted):
         run_together(simulations)
