@@ -14,7 +14,6 @@ last model. Exit code 1 if anything failed or differed.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 import torch
 from competitors import ALL, BASE, REFERENCE, System
 from launching import launch
+from lines_of import replace_lines
 from prepare import WORK, prepared_folder
 from sameness import compare, models_of
 from workloads import WORKLOADS, Workload
@@ -123,7 +123,7 @@ def main() -> int:
     for name in [name for name in WORKLOADS if name in parts]:
         part = Part(WORKLOADS[name], systems, options.rounds)
         good &= part.begin() and all([part.repeat(number) for number in range(1, options.repeats + 1)])
-        replace_lines(options.results / "launches.jsonl", "workload", part.launches)
+        replace_lines(options.results / "launches.jsonl", ("workload",), part.launches)
     good &= run_script("tables", ["--results", str(options.results)] + (["--readme"] if options.results == RESULTS else []))
     print(f"{(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
     return 0 if good else 1
@@ -132,14 +132,6 @@ def main() -> int:
 def run_script(name: str, arguments: list[str]) -> bool:
     print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
     return subprocess.run([sys.executable, str(RESULTS.parent / f"{name}.py"), *arguments]).returncode == 0
-
-
-def replace_lines(path: Path, key: str, lines: list[dict]) -> None:
-    """Put these lines into a file in place of those that have the same value of `key`."""
-    new = {line[key] for line in lines}
-    old = [json.loads(text) for text in path.read_text().splitlines()] if path.is_file() else []
-    kept = [line for line in old if line[key] not in new]
-    path.write_text("".join(json.dumps(line) + "\n" for line in (*kept, *lines)))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bench import replace_lines
+from lines_of import read, replace_lines
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -104,7 +104,7 @@ def series_of(lines: list[dict], part: str) -> dict[str, list[dict]]:
 
 
 def table(results: Path) -> str:
-    lines = [json.loads(text) for text in (results / "growth.jsonl").read_text().splitlines()]
+    lines = read(results / "growth.jsonl")
     rows = ["| against | series | ms a round at each point | exponent between the last two |", "|---|---|---|---|"]
     for part in PARTS[:-1]:
         for name, found in series_of(lines, part).items():
@@ -120,7 +120,7 @@ def table(results: Path) -> str:
 
 def draw(results: Path) -> None:
     """A small picture for each part."""
-    lines = [json.loads(text) for text in (results / "growth.jsonl").read_text().splitlines()]
+    lines = read(results / "growth.jsonl")
     for part in PARTS:
         found = series_of(lines, part)
         if not found:
@@ -163,7 +163,7 @@ def main() -> None:
             last = lines[-1]
             shown = last.get("error") or f"{1000 * last['seconds']:.3g} ms a round, {last['megabytes']:.0f} MB"
             print(f"{part} {last['series']} {last['x']}: {shown} ({time.perf_counter() - started:.1f} s)", flush=True)
-        replace_lines(options.results / "growth.jsonl", "part", lines)
+        replace_lines(options.results / "growth.jsonl", ("part",), lines)
     print(table(options.results))
     draw(options.results)
 

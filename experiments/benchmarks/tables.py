@@ -6,12 +6,12 @@ Between `<!-- NAME -->` and `<!-- end -->` the README holds what is made here; -
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from competitors import ALL, BASE
+from lines_of import read
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -21,10 +21,6 @@ from workloads import WORKLOADS
 HERE = Path(__file__).parent
 BOUNDS = ("seconds", "single_seconds")
 ORDER = [system.name for system in ALL]
-
-
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 class Comparison:
@@ -156,6 +152,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--readme", action="store_true")
     options = parser.parse_args()
+    import cohorts
     import growth
     import variants
 
@@ -165,6 +162,7 @@ def main() -> None:
         "roofline": ("roofline.jsonl", roofline_table),
         "variants": ("variants.jsonl", variants.table),
         "growth": ("growth.jsonl", growth.table),
+        "cohorts": ("cohorts.jsonl", cohorts.table),
     }
     for name, (file, make) in makers.items():
         if (options.results / file).is_file():
@@ -176,6 +174,8 @@ def main() -> None:
         draw(found, options.results / "comparison.png")
     if (options.results / "growth.jsonl").is_file():
         growth.draw(options.results)
+    if (options.results / "cohorts.jsonl").is_file():
+        cohorts.draw(options.results)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     execution   one client at a time against several in one batched call, W2, in process
     mixing      10,000 nodes of degree 8 with 50,890 parameters against moving 2 x 4 bytes of each parameter once (needs 9 GB; --nodes)
     means       each means of being fast: with it and without, on the workloads that it is meant for
+    overlap     what planning and evaluating beside training could bring at most, on 2 Ray workers
     sweep       8 short runs one after the other against two at a time, in process
     seeds       ten runs that differ in the seed: one after the other, trained together, and both in two processes
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -29,8 +29,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from lines_of import read, replace_lines  # noqa: E402
 from means import MEANS, Residual  # noqa: E402
 from mixing_speed import measure_mixing  # noqa: E402
+from overlap import FIRST, OVERLAPS, Stamps  # noqa: E402
 from prepare import WORK, prepared_folder  # noqa: E402
 from statistics_of import Median, ratios  # noqa: E402
 from timing import RoundClock  # noqa: E402
@@ -150,6 +152,23 @@ def means(repeats: int, rounds: dict[str, int]) -> list[dict]:
     return lines
 
 
+def overlap(repeats: int, rounds: int) -> list[dict]:
+    lines, every = [], 10
+
+    def one(workload: Workload, context: Callable) -> float:
+        stamps, data = Stamps(), prepared_folder(workload) / "data.npz"
+        with context():
+            simulation(workload, data, rounds, engine=Ray(workers=2), evaluation=Evaluation(every=every), loggers=[stamps]).run()
+        return stamps.mean(every)
+
+    for what, (names, context) in OVERLAPS.items():
+        for name in names:
+            contexts = {"as it is": contextlib.nullcontext, what: context}
+            variants = {each: lambda with_=with_, w=WORKLOADS[name]: one(w, with_) for each, with_ in contexts.items()}
+            lines.append({"part": "overlap", "what": name, "base": "as it is", "times": interleaved(variants, repeats)})
+    return lines
+
+
 def mixing(repeats: int, nodes: int) -> list[dict]:
     lines = []
     for workers in (0, 2):
@@ -238,7 +257,7 @@ def _together(simulations: list) -> None:
 def table(results: Path) -> str:
     """What was found, as Markdown."""
     rows = ["| part | on | what | time (interval of the median) | times the first |", "|---|---|---|---|---|"]
-    for line in [json.loads(text) for text in (results / "variants.jsonl").read_text().splitlines()]:
+    for line in read(results / "variants.jsonl"):
         unit = {"ragged": ("µs a step", 1e6), "sweep": ("s", 1.0), "seeds": ("s", 1.0)}.get(line["part"], ("ms a round", 1e3))
         for name, values in sorted(line["times"].items(), key=lambda item: item[0] != line["base"]):
             median, ratio = Median.of([unit[1] * value for value in values]), Median.of([1.0])
@@ -253,7 +272,7 @@ def table(results: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("rules", "ragged", "execution", "means", "mixing", "sweep", "seeds")
+    parts = ("rules", "ragged", "execution", "means", "overlap", "mixing", "sweep", "seeds")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, help="of each variant, 2 or more; fewer than usual to try it out")
@@ -269,14 +288,13 @@ def main() -> None:
         "ragged": lambda: ragged(options.repeats, rounds),
         "execution": lambda: execution(options.repeats, rounds),
         "means": lambda: means(options.repeats, rounds),
+        "overlap": lambda: overlap(options.repeats, max(options.rounds or 101, FIRST + 11)),
         "mixing": lambda: mixing(options.repeats, options.nodes),
         "sweep": lambda: sweep(options.repeats, options.runs, options.rounds or 300),
         "seeds": lambda: seeds(options.repeats, options.rounds or 600),
     }
-    from bench import replace_lines
-
     for part in options.only:
-        replace_lines(options.results / "variants.jsonl", "part", measure[part]())
+        replace_lines(options.results / "variants.jsonl", ("part",), measure[part]())
     print(table(options.results))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -134,6 +135,7 @@ class LoopedGradient(GradientKernel):
     def _gradient(self, point: list[Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         for parameter, view in zip(self.parameters, point, strict=True):
             parameter.data = view
-        with torch.enable_grad(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.mixed):
+        precision = torch.autocast(inputs.device.type, torch.bfloat16) if self.mixed else nullcontext()
+        with torch.enable_grad(), precision:
             loss = (example_losses(self.net(inputs), targets, self.classification) * weights).sum()
         return torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
