@@ -1,6 +1,6 @@
 """fedsim and its peers on the same work, in turn, several times: python bench.py --parts W2lr W2 --repeats 5
 
---parts: workloads (by default all five, and roofline before them), and roofline, variants, growth for the scripts of those names; all.
+--parts: workloads (by default all five, and roofline before them); roofline, variants, growth, cohorts: the scripts of those names; all.
 
 Repeat 1 of all systems, then repeat 2 of all, ...: each launch in a process of its own, on a machine that does nothing else. One line of
 JSON for each launch goes to results/launches.jsonl, where the lines of the workloads that are run replace those of an earlier run;
@@ -29,7 +29,7 @@ from sameness import compare, models_of
 from workloads import WORKLOADS, Workload
 
 RESULTS = Path(__file__).parent / "results"
-SCRIPTS = ("roofline", "variants", "growth")
+SCRIPTS = ("roofline", "variants", "growth", "cohorts")
 LIMIT = 300.0  # seconds for one launch
 EVERY = 10  # rounds between fedsim's evaluations: a tenth of one counts as part of each round
 

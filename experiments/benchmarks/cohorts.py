@@ -3,7 +3,7 @@
 For each model and cohort size, in turn: a plain PyTorch loop over the clients (data on the device, torch.optim.SGD), and fedsim in process
 with `local.execution` looped, stacked and auto (its fixed rule). A client takes five local steps. Needs no Ray and no Hydra.
 
-Where a round would take longer than --limit seconds, by the time that the cohort before took, it is left out. Models after a round are
+Where a round would take longer than --limit seconds, by the time that smaller cohorts took, it is left out. Models after a round are
 compared with the loop's, as in sameness.py. Lines go to results/cohorts.jsonl in place of those of the same device and model.
 """
 
@@ -14,7 +14,7 @@ import functools
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,6 +26,7 @@ import torch.nn.functional as F  # noqa: E402
 from lines_of import read, replace_lines  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
 from statistics_of import Median, ratios  # noqa: E402
 from timing import RoundClock  # noqa: E402
 
@@ -42,7 +43,7 @@ from fedsim.local.execution import clients_per_call, gradient_kernel  # noqa: E4
 from fedsim.models import MLP, LeNet, McMahanCNN, ResNet18  # noqa: E402
 from fedsim.parameters import flat_parameters  # noqa: E402
 
-STEPS, RATE = 5, 0.05
+STEPS, RATE, FEW = 5, 0.05, 3
 PLAIN, WAYS = "plain loop", ("looped", "stacked", "auto")
 MODELS: dict[str, tuple[Callable, list[int], int]] = {  # how it is made, shape of an example, examples of a batch
     "W2": (functools.partial(MLP, hidden=[64]), [784], 10),
@@ -133,25 +134,28 @@ def seconds(name: str, cohort: int, device: str, way: str, rounds: int) -> dict:
     return {"seconds": found, "bytes": torch.cuda.max_memory_allocated(device) if device != "cpu" else None}
 
 
-def difference(name: str, device: str, way: str) -> float:
-    """Of the models of three clients after one round from the plain loop's: in units of what is allowed."""
-    loop = PlainLoop(simulation(name, 3, device, 1), device)
+def differences(name: str, device: str, ways: Sequence[str]) -> tuple[dict[str, float], float]:
+    """Of the models of three clients after one round from the plain loop's, in units of what is allowed; the loop's seconds."""
+    loop = PlainLoop(simulation(name, FEW, device, 1), device)
     first = loop.flat()
-    loop.run()
-    expected = loop.flat()
-    found = torch.from_numpy(simulation(name, 3, device, 1, way).run().models[0])
-    if name == "W2":
-        return float((found - expected).abs().max()) / DENSE
-    return float((found - expected).norm() / (expected - first).norm()) / CONVOLUTIONAL
+    taken = loop.run()
+    expected, apart = loop.flat(), {}
+    for way in ways:
+        found = torch.from_numpy(simulation(name, FEW, device, 1, way).run().models[0])
+        if name == "W2":
+            apart[way] = float((found - expected).abs().max()) / DENSE
+        else:
+            apart[way] = float((found - expected).norm() / (expected - first).norm()) / CONVOLUTIONAL
+    return apart, taken
 
 
 def measure(name: str, options: argparse.Namespace) -> list[dict]:
-    device, lines, last = options.device, [], dict[str, float]()
-    model, shape, batch = MODELS[name]
-    unlike = {way: difference(name, device, way) for way in options.ways if way != PLAIN}
+    device, lines = options.device, []
+    unlike, taken = differences(name, device, [way for way in options.ways if way != PLAIN])
+    last = dict.fromkeys(options.ways, taken / FEW)  # seconds of a client
     print(f"{name}: apart from the plain loop after a round, in units of what is allowed: {unlike}", flush=True)
     for cohort in options.cohorts:
-        left = [way for way in options.ways if cohort * last.get(way, 0.0) <= options.limit]
+        left = [way for way in options.ways if cohort * last[way] <= options.limit]
         found: dict[str, list[dict]] = {way: [] for way in left}
         for _ in range(options.repeats):
             for way in left:
@@ -225,6 +229,10 @@ def draw(results: Path) -> None:
         axes.axhline(1, color="0.7", linewidth=0.8)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.set_xlabel("clients a round")
         axes.set_ylabel("time of the plain loop over fedsim's")
         axes.set_title(device, fontsize=9)
@@ -242,7 +250,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=(PLAIN, *WAYS), default=[PLAIN, *WAYS])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2, help="that are timed, of each launch")
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds of a round, above which a cohort is left out")
+    parser.add_argument("--limit", type=float, default=10.0, help="seconds of a round, above which a cohort is left out")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)

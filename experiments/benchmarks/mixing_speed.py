@@ -81,11 +81,12 @@ def copying(moved: int, threads: int) -> Callable[[], float]:
     return copy
 
 
-def measure_mixing(nodes: int, degree: int, workers: int, mixings: int) -> dict:
-    """times: by name the seconds of each mixing, and of moving 2 x nodes x parameters x 4 bytes with as many threads as workers (0: in this
-    process)."""
+def measure_mixing(nodes: int, degree: int, workers: int, threads: int, mixings: int) -> dict:
+    """times: by name the seconds of each mixing, on so many Ray workers or in this process by so many threads, and of moving 2 x nodes x
+    parameters x 4 bytes by as many threads."""
     moved = 2 * nodes * PARAMETERS * 4
-    engine = TimedMixing(Ray(workers=workers) if workers else InProcess(), mixings, copying(moved, max(1, workers)))
+    torch.set_num_threads(threads)
+    engine = TimedMixing(Ray(workers=workers) if workers else InProcess(), mixings, copying(moved, workers or threads))
     gossip = Simulation(
         data=Synthetic(samples=nodes, shape=[784], validation=0.0, test=100),
         partition=Iid(clients=nodes),
@@ -103,4 +104,6 @@ def measure_mixing(nodes: int, degree: int, workers: int, mixings: int) -> dict:
         gossip.run()
     except Enough:
         pass
+    finally:
+        torch.set_num_threads(1)
     return {"times": {"mixing": engine.seconds[1:], "copy": engine.copies[1:]}, "bytes": moved}

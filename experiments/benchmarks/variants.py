@@ -171,9 +171,8 @@ def overlap(repeats: int, rounds: int) -> list[dict]:
 
 def mixing(repeats: int, nodes: int) -> list[dict]:
     lines = []
-    for workers in (0, 2):
-        found = measure_mixing(nodes, 8, workers, max(2, repeats - 2))
-        what = "in process" if workers == 0 else f"on {workers} Ray workers"
+    for what, workers, threads in (("in process", 0, 1), ("in process, 2 threads", 0, 2), ("on 2 Ray workers", 2, 1)):
+        found = measure_mixing(nodes, 8, workers, threads, max(2, repeats - 2))
         print(f"{time.strftime('%H:%M:%S')} mixing {what}: {found}", flush=True)
         lines.append({"part": "mixing", "what": what, "base": "copy", "nodes": nodes, **found})
     return lines

@@ -246,6 +246,12 @@ class AverageJob:
     finite: bool
     cost: float = 1.0
 
+    @property
+    def products(self) -> int:
+        """Of a weight and a number, in all."""
+        weights = self.merge.nnz + (0 if self.rest is None else self.rest.nnz)
+        return weights * (self.blocks.stop - self.blocks.start) * (self.columns.stop - self.columns.start)
+
     def reads(self, task: Task, arena) -> dict[str, Rows]:
         sent = {task.message("update"): (self.blocks, slice(0, self.merge.shape[1]), self.columns)}
         return sent if self.rest is None else sent | {models(self.side): (self.blocks, slice(None), self.columns)}

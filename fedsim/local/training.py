@@ -141,15 +141,16 @@ def _staged(batches: Batches, examples_of: Callable, like: Tensor) -> Iterator[t
     """Step by step: its number, the clients c that take it, inputs [c, B, ...], targets and weights [c, B] (1/count for the examples that
     count, 0 for padding). Inputs are fetched for several steps at once."""
     taking = (batches.steps[:, None] > np.arange(batches.index.shape[1])).sum(axis=0).tolist()
-    clients, steps, width = batches.index.shape
-    at_once = max(1, STAGED // (clients * width))
-    for first in range(0, steps, at_once):
-        part = slice(first, min(first + at_once, steps))
+    _, steps, width = batches.index.shape
+    first = 0
+    while first < steps:
+        part = slice(first, min(first + max(1, STAGED // (taking[first] * width)), steps))
         inputs, targets = examples_of(np.ascontiguousarray(batches.index[: taking[first], part].swapaxes(0, 1)))
         weights = _weights(batches.count[: taking[first], part].T, width, like)
         for step in range(first, part.stop):
             active, at = taking[step], step - first
             yield step, active, inputs[at, :active], targets[at, :active], weights[at, :active]
+        first = part.stop
 
 
 def _weights(count: np.ndarray, width: int, like: Tensor) -> Tensor:

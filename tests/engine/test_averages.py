@@ -1,5 +1,7 @@
 """Graphs whose receivers only average: mixed by columns, against dense products and against the general exchange."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from fedsim.algorithms import FedAU, FedAvg, FedCM, FedSam, VarianceCorrection
 from fedsim.attacks import InnerProduct
 from fedsim.data import Synthetic
 from fedsim.data.partition import Iid
+from fedsim.engine import inprocess
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
 from fedsim.engine.task import Task
@@ -179,3 +182,41 @@ def with_groups(groups: int):
 )
 def test_who_only_averages(parts, averages):
     assert blobs_simulation(**{**GRAPH, **parts}).prepare().task.averages is averages
+
+
+@pytest.fixture
+def three_threads(monkeypatch):
+    """torch has three, and mixing is always shared by them. The threads in which jobs of mixing ran."""
+    monkeypatch.setattr(inprocess, "WORTH_A_THREAD", 1)
+    average, seen = Worker._average, set()
+
+    def noted(self, job):
+        seen.add(threading.current_thread())
+        return average(self, job)
+
+    monkeypatch.setattr(Worker, "_average", noted)
+    torch.set_num_threads(3)
+    yield seen
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_threads_share_the_mixing_and_change_no_bit(case, three_threads):
+    parts = {**GRAPH, **CASES[case], "model": mlp(200)}
+    found = blobs_simulation(**parts).run().models
+    assert threading.main_thread() not in three_threads and 1 < len(three_threads) <= 3
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(1)
+    three_threads.clear()
+    np.testing.assert_array_equal(found, blobs_simulation(**parts).run().models)
+    assert three_threads == {threading.main_thread()}
+
+
+def test_what_goes_wrong_in_a_thread_is_raised(three_threads, monkeypatch):
+    def no_memory(matrix):
+        raise MemoryError("on purpose")
+
+    monkeypatch.setattr("fedsim.engine.worker.products_with", no_memory)
+    with pytest.raises(MemoryError, match="on purpose"):
+        blobs_simulation(**GRAPH).run()
+    assert all(not thread.is_alive() for thread in three_threads)
