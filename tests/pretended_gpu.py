@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 aten = torch.ops.aten
 GPU = torch.device("cuda:0")
-ACROSS = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put_.default}  # take tensors of both devices
+ACROSS = {aten.copy_.default, aten._to_copy.default}  # take tensors of both devices
+INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}  # of what is there, also by indices that are not
 ASKED = {  # anew each time, since what works in place may change shapes
     aten.sym_size.default: lambda here: here.shape,
     aten.sym_stride.default: lambda here: here.stride(),
@@ -75,14 +76,19 @@ class OnEither(TorchDispatchMode):
         return found
 
 
+def refuse_both_devices(function, given: list) -> None:
+    tensors = [each for each in given if isinstance(each, torch.Tensor) and (each.dim() or isinstance(each, OnGpu))]
+    if len({isinstance(each, OnGpu) for each in tensors}) > 1:
+        raise RuntimeError(f"{function}: expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!")
+
+
 def compute(function, args: tuple, kwargs: dict) -> Any:
     if function in ASKED and isinstance(args[0], OnGpu):
         return ASKED[function](args[0].here, *args[1:], **kwargs)
     given, form = tree_flatten((args, kwargs))
     there = [each for each in given if isinstance(each, OnGpu)]
-    others = [each for each in given if isinstance(each, torch.Tensor) and not isinstance(each, OnGpu) and each.dim()]
-    if there and others and function not in ACROSS:
-        raise RuntimeError(f"{function}: expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!")
+    if function not in ACROSS:
+        refuse_both_devices(function, tree_flatten(args[::2])[0] if function in INDEXING and isinstance(args[0], OnGpu) else given)
     device = kwargs.get("device")
     if function is aten.copy_.default:
         goes_there = isinstance(args[0], OnGpu)

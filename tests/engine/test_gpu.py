@@ -110,6 +110,11 @@ def test_the_pretended_gpu_keeps_tensors_apart_as_a_gpu_does():
         assert (there.device.type, there.cpu().tolist()) == ("cuda", [1.0] * 3)
         with pytest.raises(RuntimeError, match="at least two devices"):
             there + torch.ones(3)
+        with pytest.raises(RuntimeError, match="at least two devices"):
+            torch.ones(3)[there.long()]
+        with pytest.raises(RuntimeError, match="at least two devices"):
+            there[torch.tensor([0, 1])] = torch.ones(2)
+        assert there[torch.tensor([0, 1])].sum().item() == 2
         with pytest.raises(RuntimeError):
             there.numpy()
         there[1:].add_(torch.ones(2).to(there))
