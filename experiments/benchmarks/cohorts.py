@@ -217,7 +217,7 @@ def draw(results: Path) -> None:
     """A picture for each device: what stacking clients gains over the plain loop, by cohort size."""
     lines = read(results / "cohorts.jsonl")
     devices = list(dict.fromkeys(line["device"] for line in lines))
-    figure = Figure(figsize=(4.8 * len(devices), 3.4), layout="constrained")
+    figure = Figure(figsize=(6 * len(devices), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, device in zip(figure.subplots(1, len(devices), squeeze=False).ravel(), devices, strict=True):
         at = {(line["model"], line["way"], line["cohort"]): line for line in lines if line["device"] == device and "seconds" in line}
@@ -237,7 +237,7 @@ def draw(results: Path) -> None:
         axes.set_ylabel("time of the plain loop over fedsim's")
         axes.set_title(device, fontsize=9)
         axes.tick_params(labelsize=8)
-        axes.legend(fontsize=6.5, frameon=False)
+        axes.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(results / "cohorts.png", dpi=90)
 
