@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fedsim.algorithms import ClientRule, FedProx, FedSam, FedSpeed, Sgd
+from fedsim.local import training
 from fedsim.local.execution import gradient_kernel
 from fedsim.local.settings import LocalTraining
 from tests.local.clients import MODELS, SIZES, Clients, local
@@ -52,6 +53,15 @@ def test_a_client_trains_as_if_it_were_alone(last_batch):
     for client in range(4):
         alone = clients.train(settings, clients=[client])[3]
         torch.testing.assert_close(together[client], alone[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("examples", [1, 12, 40])
+def test_how_many_inputs_are_made_ready_at_once_changes_no_bit(examples, monkeypatch):
+    clients, settings = Clients("relu"), local(momentum=0.5)
+    expected = clients.train(settings)[3]
+    assert len(set(local_steps_of(clients, settings))) > 2
+    monkeypatch.setattr(training, "STAGED", examples)
+    assert torch.equal(clients.train(settings)[3], expected)
 
 
 def local_steps_of(clients: Clients, settings: LocalTraining) -> list[int]:
