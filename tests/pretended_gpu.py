@@ -77,18 +77,22 @@ class OnEither(TorchDispatchMode):
 
 
 def refuse_both_devices(function, given: list) -> None:
+    """RuntimeError if there are tensors of both devices; single numbers may be on the CPU."""
     tensors = [each for each in given if isinstance(each, torch.Tensor) and (each.dim() or isinstance(each, OnGpu))]
     if len({isinstance(each, OnGpu) for each in tensors}) > 1:
         raise RuntimeError(f"{function}: expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!")
 
 
 def compute(function, args: tuple, kwargs: dict) -> Any:
+    """What an operation of torch gives: done on the CPU, its tensors placed where a GPU would have them."""
     if function in ASKED and isinstance(args[0], OnGpu):
         return ASKED[function](args[0].here, *args[1:], **kwargs)
     given, form = tree_flatten((args, kwargs))
     there = [each for each in given if isinstance(each, OnGpu)]
-    if function not in ACROSS:
-        refuse_both_devices(function, tree_flatten(args[::2])[0] if function in INDEXING and isinstance(args[0], OnGpu) else given)
+    if function in INDEXING and isinstance(args[0], OnGpu):
+        refuse_both_devices(function, tree_flatten(args[::2])[0])  # what is indexed and what is put there, not the indices
+    elif function not in ACROSS:
+        refuse_both_devices(function, given)
     device = kwargs.get("device")
     if function is aten.copy_.default:
         goes_there = isinstance(args[0], OnGpu)

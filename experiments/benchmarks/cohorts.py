@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from lines_of import read, replace_lines  # noqa: E402
@@ -74,9 +75,10 @@ def simulation(name: str, cohort: int, device: str, rounds: int, way: str = "aut
 class PlainLoop:
     """Federated averaging as one writes it without a simulator: the same model, examples, batches and steps."""
 
-    def __init__(self, simulated: Simulation, device: str) -> None:
-        self.task, self.device = simulated.prepare().task, torch.device(device)
-        self.module = self.task.module.to(device).train()
+    def __init__(self, simulated: Simulation) -> None:
+        self.task = simulated.prepare().task
+        self.device = torch.device(self.task.device)
+        self.module = self.task.module.to(self.device).train()
         examples = Examples(self.task.dataset.train, self.task.dataset, self.device)
         self.x, self.y = examples.batch(slice(None))
         self.model = [parameter.detach().clone() for parameter in self.module.parameters()]
@@ -87,7 +89,7 @@ class PlainLoop:
         task, weight = self.task, 1 / len(self.task.shards)
         _finish(self.device)
         started = time.perf_counter()
-        clients = torch.arange(len(task.shards)).numpy()
+        clients = np.arange(len(task.shards))
         index = torch.from_numpy(draw_batches(task.shards, clients, task.local, task.seed, self.round).index).to(self.device)
         total = [torch.zeros_like(part) for part in self.model]
         for batches in index:
@@ -106,7 +108,7 @@ class PlainLoop:
         return time.perf_counter() - started
 
     def flat(self) -> torch.Tensor:
-        """The model as fedsim keeps it."""
+        """The model as fedsim keeps it, float32 [P] on the host."""
         with torch.no_grad():
             for parameter, part in zip(self.module.parameters(), self.model, strict=True):
                 parameter.copy_(part)
@@ -123,7 +125,7 @@ def seconds(name: str, cohort: int, device: str, way: str, rounds: int) -> dict:
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats(device)
     if way == PLAIN:
-        loop = PlainLoop(simulation(name, cohort, device, 1), device)
+        loop = PlainLoop(simulation(name, cohort, device, 1))
         times = [loop.run() for _ in range(1 + rounds)][1:]
         found = sum(times) / rounds
     else:
@@ -135,11 +137,13 @@ def seconds(name: str, cohort: int, device: str, way: str, rounds: int) -> dict:
 
 
 def differences(name: str, device: str, ways: Sequence[str]) -> tuple[dict[str, float], float]:
-    """Of the models of three clients after one round from the plain loop's, in units of what is allowed; the loop's seconds."""
-    loop = PlainLoop(simulation(name, FEW, device, 1), device)
+    """How far the models of three clients are after one round from the plain loop's, by way, in units of what is allowed; seconds of the
+    loop's second round, since a device's first one takes longer."""
+    loop = PlainLoop(simulation(name, FEW, device, 1))
     first = loop.flat()
-    taken = loop.run()
+    loop.run()
     expected, apart = loop.flat(), {}
+    taken = loop.run()
     for way in ways:
         found = torch.from_numpy(simulation(name, FEW, device, 1, way).run().models[0])
         if name == "W2":
@@ -162,7 +166,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict]:
                 try:
                     found[way].append(seconds(name, cohort, device, way, options.rounds))
                 except Exception as error:  # memory, or a module that cannot be stacked: the table says so
-                    found[way].append({"error": str(error).splitlines()[0]})
+                    found[way].append({"error": f"{type(error).__name__} {error}".splitlines()[0]})
         for way, each in found.items():
             line = {"device": named(device), "model": name, "cohort": cohort, "way": way, "same": unlike.get(way, 0.0) <= 1}
             good = [one["seconds"] for one in each if "seconds" in one]
