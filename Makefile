@@ -48,7 +48,7 @@ install: $(INSTALLED)
 
 # PyTorch comes first, so that the lock finds it there: the build asked for where pip's sources have it, else whatever build they have (which
 # on Linux may bring CUDA; TORCH_ARGS then names the index of the CPU builds).
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock pyproject.toml setup.py $(wildcard fedsim/*.c fedsim/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedsim needs Python 3.11 or later: make PYTHON=python3.11")'
 	@test -x $(VENV)/bin/pip || { echo "Making the environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing $(TORCH) ($(TORCH_BUILD)) and the versions of requirements.lock (a few minutes the first time)"
@@ -60,3 +60,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find fedsim tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f fedsim/*.so

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,10 +10,18 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
+try:
+    from fedsim import _products as compiled
+except ImportError:  # installed without a C compiler
+    compiled = None
+
+PROCESSORS = compiled.PROCESSORS if compiled else ()  # that what is compiled is for and that run here, the best first
 TILE = 1 << 18  # numbers of a tile, which then stays in a core's cache while its rows are read degree + 1 times
 LINE = 16  # numbers of a cache line
-NARROWEST = 2  # cache lines of a tile's row
+STRIP = 2 * LINE  # columns that are summed at once: a tile's width is so many times a whole number
 PAGE = 1024  # numbers of a page of memory: going to another one takes longer than reading some lines
+
+Term = tuple[csr_array, np.ndarray]  # a matrix [r, S] and the rows that it is multiplied with, float32 [blocks, S or more, width]
 
 
 def product(matrix: csr_array, rows: Tensor) -> Tensor:
@@ -29,14 +37,43 @@ def products_with(matrix: csr_array) -> Callable[[Tensor], Tensor]:
     return lambda rows: F.embedding_bag(indices, rows, **settings)
 
 
+def average(results: np.ndarray, receivers: np.ndarray, columns: slice, terms: Sequence[Term], finite: bool) -> bool:
+    """Write the sum of one or two terms, products float32 [r, columns], to rows `receivers`, int64 [r], of each block of results, float32
+    [blocks, R, width]. Gives whether it is finite; finite: this is known. The bits depend neither on the columns nor on what computes them.
+    """
+    width = results.shape[-1]
+    if PROCESSORS and width % STRIP == 0 and columns == slice(0, width):
+        first, second = [(rows, matrix.indptr, matrix.indices, matrix.data) for matrix, rows in terms] + [(None,) * 4] * (2 - len(terms))
+        return compiled.average(PROCESSORS[0], results, receivers, len(results), width, first, second) or finite
+    return _average(torch.from_numpy(results), receivers, columns, terms, finite)
+
+
+def _average(results: Tensor, receivers: np.ndarray, columns: slice, terms: Sequence[Term], finite: bool) -> bool:
+    """By torch: a tile of all rows is copied together into the cache, where each row is then read several times."""
+    everyone = np.array_equal(receivers, np.arange(results.shape[1]))
+    where = slice(None) if everyone else torch.from_numpy(receivers)
+    times = [(products_with(matrix), torch.from_numpy(rows)[:, : matrix.shape[1]]) for matrix, rows in terms]
+    found = True
+    for tile in tiles(columns, results.shape[1]):
+        for block, result in enumerate(results[:, :, tile]):
+            mixed = None
+            for multiply, rows in times:
+                part = multiply(rows[block, :, tile].clone(memory_format=torch.contiguous_format))
+                mixed = part if mixed is None else mixed.add_(part)
+            result[where] = mixed
+            found = found and (finite or bool(torch.isfinite(torch.stack(torch.aminmax(mixed))).all()))
+            del mixed, part  # so that the next ones take their place, in the cache too
+    return found
+
+
 def compact(matrix: csr_array) -> csr_array:
     """The same with indices of 32 bits: they share the cache with the rows that are read."""
     return csr_array((matrix.data, matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)), shape=matrix.shape)
 
 
 def tile_width(rows: int) -> int:
-    """Columns of a tile: whole cache lines, so few that `rows` rows fit into a core's cache, but no fewer than pays."""
-    return max(TILE // max(rows, 1) // LINE, NARROWEST) * LINE
+    """Columns of a tile: whole strips, so few that `rows` rows fit into a core's cache, but at least one."""
+    return max(TILE // max(rows, 1) // STRIP, 1) * STRIP
 
 
 def tiles(columns: slice, rows: int) -> list[slice]:

@@ -24,7 +24,7 @@ from fedsim.local.fisher import diagonal_fisher
 from fedsim.local.gradients import example_losses
 from fedsim.local.training import Chunk, Kernel, Trained, train
 from fedsim.models.pooling import pooled_first
-from fedsim.products import product, products_with, tiles
+from fedsim.products import average, product
 
 EVALUATION_BATCH, CONVOLUTION_BATCH = 1000, 128  # examples; larger batches of images are slower and take more memory
 
@@ -163,28 +163,11 @@ class Worker:
         return advance(self.task, self.arena, (job.side, 1 - job.side), base, mixed, own, others, job.info)
 
     def _average(self, job: AverageJob) -> bool:
-        """Whether the columns are finite. A tile of all rows is copied together into the cache, where each row is then read several
-        times."""
-        names = self.task.message("update"), models(job.side), models(1 - job.side)
-        trained, present, following = (torch.from_numpy(self.arena[name][job.blocks]) for name in names)
-        senders, rows = job.merge.shape[1], present.shape[1]
-        everyone = len(job.receivers) == rows and bool((job.receivers == np.arange(rows)).all())
-        receivers = None if everyone else torch.from_numpy(job.receivers)
-        mix_sent, mix_present = products_with(job.merge), None if job.rest is None else products_with(job.rest)
-        finite = True
-        for tile in tiles(job.columns, rows):
-            blocks = zip(trained[:, :senders, tile], present[:, :, tile], following[:, :, tile], strict=True)
-            for sent, before, after in blocks:
-                mixed = mix_sent(_copied(sent))
-                if mix_present is not None:
-                    mixed.add_(mix_present(_copied(before)))
-                if receivers is None:
-                    after.copy_(mixed)
-                else:
-                    after[receivers] = mixed
-                finite = finite and (job.finite or bool(torch.isfinite(torch.stack(torch.aminmax(mixed))).all()))
-                del mixed  # so that the next one takes its place, in the cache too
-        return finite
+        """Whether the columns are finite."""
+        terms = [(job.merge, self.arena[self.task.message("update")][job.blocks])]
+        if job.rest is not None:
+            terms.append((job.rest, self.arena[models(job.side)][job.blocks]))
+        return average(self.arena[models(1 - job.side)][job.blocks], job.receivers, job.columns, terms, job.finite)
 
     def _merged(self, job: MixJob) -> Tensor:
         """Mixed updates [r, P] of an aggregator that sees single ones: the trained models heard, less the receiver's model."""
@@ -218,10 +201,6 @@ class Worker:
 def _named(state: State, prefix: str) -> State:
     """The part of a state whose names start with the prefix, by the rest of the name."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _copied(tile: Tensor) -> Tensor:
-    return tile.clone(memory_format=torch.contiguous_format)
 
 
 def _parts(count: int, most: int) -> list[slice]:

@@ -73,12 +73,14 @@ CASES = {
 }
 
 
-@pytest.fixture(params=["whole rows", "blocks"])
+@pytest.fixture(params=["whole rows", "blocks", "blocks, by torch"])
 def blocks(request, monkeypatch):
     """Models as they are stored for few receivers, and as for many."""
-    if request.param == "blocks":
+    if request.param != "whole rows":
         monkeypatch.setattr(products, "TILE", 1)
-    return request.param == "blocks"
+    if request.param == "blocks, by torch":
+        monkeypatch.setattr(products, "PROCESSORS", ())
+    return request.param != "whole rows"
 
 
 @pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
@@ -147,7 +149,7 @@ def test_what_is_not_finite_is_found_where_it_may_be(blocks):
         assert np.isfinite(ticks.models).all()
 
 
-@pytest.mark.parametrize(("rows", "columns", "width"), [(4, 500, 500), (256, 50_890, 50_890), (257, 50_890, 1008), (1000, 200, 200)])
+@pytest.mark.parametrize(("rows", "columns", "width"), [(4, 500, 500), (256, 50_890, 50_890), (257, 50_890, 992), (1000, 200, 200)])
 def test_columns_lie_together_where_rows_of_a_tile_are_shorter_than_a_page(rows, columns, width):
     assert block_width(rows, columns) == width
 
@@ -218,10 +220,10 @@ def test_threads_share_the_mixing_and_change_no_bit(case, three_threads):
 
 
 def test_what_goes_wrong_in_a_thread_is_raised(three_threads, monkeypatch):
-    def no_memory(matrix):
+    def no_memory(*arguments):
         raise MemoryError("on purpose")
 
-    monkeypatch.setattr("fedsim.engine.worker.products_with", no_memory)
+    monkeypatch.setattr("fedsim.engine.worker.average", no_memory)
     with pytest.raises(MemoryError, match="on purpose"):
         blobs_simulation(**GRAPH).run()
     assert all(not thread.is_alive() for thread in three_threads)

@@ -1,0 +1,13 @@
+"""The one part of fedsim that is compiled; all else about the package stands in pyproject.toml."""
+
+from setuptools import Extension, setup
+
+products = Extension(
+    "fedsim._products",
+    ["fedsim/_products.c"],
+    depends=["fedsim/_products_kernel.h"],
+    extra_compile_args=["-O3", "-ffp-contract=fast"],
+    optional=True,  # without a compiler fedsim installs all the same: fedsim/products.py does without
+)
+
+setup(ext_modules=[products])
