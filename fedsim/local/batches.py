@@ -43,7 +43,7 @@ class Batches:
         return Batches(self.index[part, :longest, :widest], count[:, :longest], steps)
 
 
-RAGGED = 4  # shards so unequal that drawing them together would waste this factor are drawn in two parts, with the same result
+RAGGED = 4  # shards so unequal that drawing them together would waste this factor are drawn apart, with the same result
 
 
 def draw_batches(
@@ -52,13 +52,26 @@ def draw_batches(
     """Batches of these clients (int64 [C], none with an empty shard) in one round: each epoch is a fresh permutation of the shard.
     keys: what the draws are keyed by, int64 [C] (None: the clients)."""
     keys = clients if keys is None else keys
+    sizes = shards.offsets[clients + 1] - shards.offsets[clients]
+    epochs = -(-local_steps(sizes, settings) // _steps_per_epoch(sizes, settings))
+    parts = _alike(np.argsort(sizes, kind="stable"), sizes, epochs)
+    if len(parts) == 1:
+        return _drawn(shards, clients, settings, seed, round, keys)
+    return _joined([_drawn(shards, clients[part], settings, seed, round, keys[part]) for part in parts], parts)
+
+
+def _alike(order: np.ndarray, sizes: np.ndarray, epochs: np.ndarray) -> list[np.ndarray]:
+    """Positions `order` (sorted by size) in parts, so that padding each to its widest and longest wastes little."""
+    drawn = len(order) * int(epochs[order].max()) * int(sizes[order[-1]])
+    if len(order) == 1 or drawn <= RAGGED * int((epochs * sizes)[order].sum()):
+        return [order]
+    return [part for half in np.array_split(order, 2) for part in _alike(half, sizes, epochs)]
+
+
+def _drawn(shards: Shards, clients: np.ndarray, settings: LocalTraining, seed: int, round: int, keys: np.ndarray) -> Batches:
     starts, sizes = shards.offsets[clients], shards.offsets[clients + 1] - shards.offsets[clients]
-    steps, per_epoch = local_steps(sizes, settings), _steps_per_epoch(sizes, settings)
-    each, width = -(-steps // per_epoch), int(sizes.max())
-    epochs = int(each.max())
-    if len(clients) > 1 and len(clients) * epochs * width > RAGGED * int((each * sizes).sum()):
-        halves = np.array_split(np.argsort(sizes, kind="stable"), 2)
-        return _joined([draw_batches(shards, clients[half], settings, seed, round, keys[half]) for half in halves], np.concatenate(halves))
+    steps, per_epoch, width = local_steps(sizes, settings), _steps_per_epoch(sizes, settings), int(sizes.max())
+    epochs = int((-(-steps // per_epoch)).max())
     outside = np.arange(width)[None, :] >= sizes[:, None]
     orders = []
     for epoch in range(epochs):
@@ -78,14 +91,18 @@ def draw_batches(
     return Batches(shards.indices[starts[:, None, None] + picked], count, steps)
 
 
-def _joined(parts: list[Batches], places: np.ndarray) -> Batches:
-    """Batches of several clients as one, padded. places: where each client stands then."""
-    width, length = (max(part.index.shape[axis] for part in parts) for axis in (2, 1))
-    back = np.argsort(places)
-
-    def padded(values: np.ndarray, shape: tuple[int, ...], mode: str) -> np.ndarray:
-        return np.pad(values, [(0, 0), *((0, full - had) for full, had in zip(shape, values.shape[1:], strict=True))], mode)
-
-    index = np.concatenate([padded(part.index, (length, width), "edge") for part in parts])
-    count = np.concatenate([padded(part.count, (length,), "constant") for part in parts])
-    return Batches(index[back], count[back], np.concatenate([part.steps for part in parts])[back])
+def _joined(parts: list[Batches], places: list[np.ndarray]) -> Batches:
+    """Batches of several clients as one, padded. places: where the clients of each part stand then."""
+    clients = sum(map(len, places))
+    longest, widest = (max(part.index.shape[axis] for part in parts) for axis in (1, 2))
+    index, count, steps = (
+        np.empty((clients, longest, widest), np.int64),
+        np.zeros((clients, longest), np.int64),
+        np.empty(clients, np.int64),
+    )
+    for part, at in zip(parts, places, strict=True):
+        _, length, width = part.index.shape
+        index[at] = part.index[:, :1, :1]
+        index[at, :length, :width] = part.index
+        count[at, :length], steps[at] = part.count, part.steps
+    return Batches(index, count, steps)
