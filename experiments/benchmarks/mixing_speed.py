@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import statistics
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import torch
 
-from fedsim import Simulation
+from fedsim import Simulation, products
 from fedsim.data import Synthetic
 from fedsim.data.partition import Iid
 from fedsim.engine.base import Engine
@@ -81,9 +83,11 @@ def copying(moved: int, threads: int) -> Callable[[], float]:
     return copy
 
 
-def measure_mixing(nodes: int, degree: int, workers: int, threads: int, mixings: int) -> dict:
-    """times: by name the seconds of each mixing, on so many Ray workers or in this process by so many threads, and of moving 2 x nodes x
-    parameters x 4 bytes by as many threads."""
+def measure_mixing(nodes: int, degree: int, mixings: int, workers: int = 0, threads: int = 1, compiled: bool = True) -> dict:
+    """times: by name the seconds of each mixing, on so many Ray workers or in this process by so many threads (there also by torch, as where
+    nothing is compiled), and of moving 2 x nodes x parameters x 4 bytes by as many threads."""
+    if compiled and not products.PROCESSORS:
+        raise SystemExit("fedsim's compiled products are not built, or not for this processor: make install says why")
     moved = 2 * nodes * PARAMETERS * 4
     torch.set_num_threads(threads)
     engine = TimedMixing(Ray(workers=workers) if workers else InProcess(), mixings, copying(moved, workers or threads))
@@ -101,7 +105,8 @@ def measure_mixing(nodes: int, degree: int, workers: int, threads: int, mixings:
         progress=False,
     )
     try:
-        gossip.run()
+        with contextlib.nullcontext() if compiled else patch.object(products, "PROCESSORS", ()):
+            gossip.run()
     except Enough:
         pass
     finally:

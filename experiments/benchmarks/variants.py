@@ -171,8 +171,15 @@ def overlap(repeats: int, rounds: int) -> list[dict]:
 
 def mixing(repeats: int, nodes: int) -> list[dict]:
     lines = []
-    for what, workers, threads in (("in process", 0, 1), ("in process, 2 threads", 0, 2), ("on 2 Ray workers", 2, 1)):
-        found = measure_mixing(nodes, 8, workers, threads, max(2, repeats - 2))
+    ways = {
+        "in process": {},
+        "in process, by torch": {"compiled": False},
+        "in process, 2 threads": {"threads": 2},
+        "in process, 2 threads, by torch": {"threads": 2, "compiled": False},
+        "on 2 Ray workers": {"workers": 2},
+    }
+    for what, way in ways.items():
+        found = measure_mixing(nodes, 8, mixings=max(2, repeats - 2), **way)
         print(f"{time.strftime('%H:%M:%S')} mixing {what}: {found}", flush=True)
         lines.append({"part": "mixing", "what": what, "base": "copy", "nodes": nodes, **found})
     return lines

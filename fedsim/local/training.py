@@ -142,14 +142,14 @@ def _staged(batches: Batches, examples_of: Callable, like: Tensor) -> Iterator[t
     count, 0 for padding). Inputs are fetched for several steps at once."""
     taking = (batches.steps[:, None] > np.arange(batches.index.shape[1])).sum(axis=0).tolist()
     _, steps, width = batches.index.shape
+    weights = _weights(batches.count.T, width, like)
     first = 0
     while first < steps:
         part = slice(first, min(first + max(1, STAGED // (taking[first] * width)), steps))
         inputs, targets = examples_of(np.ascontiguousarray(batches.index[: taking[first], part].swapaxes(0, 1)))
-        weights = _weights(batches.count[: taking[first], part].T, width, like)
         for step in range(first, part.stop):
             active, at = taking[step], step - first
-            yield step, active, inputs[at, :active], targets[at, :active], weights[at, :active]
+            yield step, active, inputs[at, :active], targets[at, :active], weights[step, :active]
         first = part.stop
 
 
