@@ -84,8 +84,8 @@ def copying(moved: int, threads: int) -> Callable[[], float]:
 
 
 def measure_mixing(nodes: int, degree: int, mixings: int, workers: int = 0, threads: int = 1, compiled: bool = True) -> dict:
-    """times: by name the seconds of each mixing, on so many Ray workers or in this process by so many threads (there also by torch, as where
-    nothing is compiled), and of moving 2 x nodes x parameters x 4 bytes by as many threads."""
+    """times: by name the seconds of each mixing, on so many Ray workers or in this process by so many threads, and of moving 2 x nodes x
+    parameters x 4 bytes by as many threads. compiled: False mixes in this process by torch."""
     if compiled and not products.PROCESSORS:
         raise SystemExit("fedsim's compiled products are not built, or not for this processor: make install says why")
     moved = 2 * nodes * PARAMETERS * 4
