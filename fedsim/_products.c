@@ -1,8 +1,8 @@
 /* Weighted sums of rows that are stored in blocks of columns: how the models of a large graph are mixed.
  *
- * Where this is not built, or the processor lacks AVX2 and FMA, fedsim.products does the same by torch, with the same bits: a sum starts at
- * 0 and takes one fused multiply-add after the other, in the order of the matrix' entries. This needs less time since rows come into the
- * cache without being copied, and results go to memory past it.
+ * There are kernels for Linux on x86-64, for AVX-512 and for AVX2 with FMA. Elsewhere, and where this is not built, fedsim.products does the
+ * same by torch, with the same bits: a sum starts at 0 and takes one fused multiply-add after the other, in the order of the matrix' entries.
+ * This needs less time since rows come into the cache without being copied, and results go to memory past it.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -12,16 +12,16 @@
 #define LINE 16          /* numbers of a cache line */
 #define STRIP (2 * LINE) /* columns that are summed at once */
 
-typedef struct {            /* a sparse matrix [receivers, count], and the rows that it is multiplied with */
-    const float *rows;      /* [blocks, count, width] */
+typedef struct {            /* a sparse matrix [receivers, heard], and the rows that it is multiplied with */
+    const float *rows;      /* [blocks, count, width], count >= heard */
     const int32_t *starts;  /* [receivers + 1] */
     const int32_t *senders; /* [entries] */
     const float *weights;   /* [entries] */
-    Py_ssize_t count, entries, heard; /* heard: all senders are below it */
+    Py_ssize_t count, entries, heard;
 } Product;
 
 typedef struct {
-    Product first, second;  /* whose results are added; `second.heard` is 0 where there is none */
+    Product first, second;  /* whose results are added; `second.heard` is 0 where nothing is */
     float *results;         /* [blocks, count, width] */
     const int64_t *targets; /* [receivers]: rows of the results */
     Py_ssize_t blocks, width, count, receivers;
@@ -93,8 +93,10 @@ static const char *fill(Product *product, const Py_buffer *given, const Job *job
 static const char *fill_job(Job *job, const Py_buffer *results, const Py_buffer *targets, const Py_buffer *first, const Py_buffer *second)
 {
     const char *wrong;
-    if (job->blocks < 1 || job->width < STRIP || job->width % STRIP)
+    if (job->width < STRIP || job->width % STRIP)
         return "width";
+    if (job->blocks < 1 || job->blocks > PY_SSIZE_T_MAX / (Py_ssize_t)sizeof(float) / job->width)
+        return "blocks";
     job->results = results->buf, job->targets = targets->buf;
     job->count = results->len / (job->blocks * job->width * (Py_ssize_t)sizeof(float));
     job->receivers = targets->len / (Py_ssize_t)sizeof(int64_t);
@@ -111,7 +113,7 @@ PyDoc_STRVAR(average_doc,
              "average(processor, results, targets, blocks, width, first, second) -> whether all results are finite.\n\n"
              "results: float32 [blocks, R, width], of which rows `targets`, int64 [r], are written; first, second: (rows, starts, senders,\n"
              "weights), float32 [blocks, S, width], int32 [r + 1], int32 [entries] and float32 [entries], or second four times None.\n"
-             "processor: one of PROCESSORS. ValueError if sizes do not fit.");
+             "processor: one of PROCESSORS. ValueError if sizes do not fit, or results do not begin with a cache line of 64 bytes.");
 
 static PyObject *average(PyObject *module, PyObject *arguments)
 {
@@ -142,19 +144,19 @@ static PyObject *average(PyObject *module, PyObject *arguments)
         PyBuffer_Release(&second[part]);
     }
     if (wrong)
-        return PyErr_Format(PyExc_ValueError, "%s of an average that do not fit", wrong);
+        return PyErr_Format(PyExc_ValueError, "average: %s does not fit", wrong);
     return PyBool_FromLong(finite);
 }
 
 static PyMethodDef methods[] = {{"average", average, METH_VARARGS, average_doc}, {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_products", "Weighted sums of rows in blocks of columns.", -1, methods};
 
-/* PROCESSORS: those with a kernel that run it here, the fastest first. */
+/* PROCESSORS: those with a kernel that this one can run, the fastest first; STRIP: a width is a multiple of it. */
 PyMODINIT_FUNC PyInit__products(void)
 {
     PyObject *module = PyModule_Create(&definition);
     PyObject *processors = HAS_AVX512 ? Py_BuildValue("(ss)", "avx512", "avx2") : HAS_AVX2 ? Py_BuildValue("(s)", "avx2") : PyTuple_New(0);
-    if (module && PyModule_AddObjectRef(module, "PROCESSORS", processors) < 0)
+    if (module && (PyModule_AddObjectRef(module, "PROCESSORS", processors) < 0 || PyModule_AddIntConstant(module, "STRIP", STRIP) < 0))
         Py_CLEAR(module);
     Py_XDECREF(processors);
     return module;

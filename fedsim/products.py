@@ -12,16 +12,16 @@ from torch import Tensor
 
 try:
     from fedsim import _products as compiled
-except ImportError:  # installed without a C compiler
+except ImportError:  # it could not be built where this was installed
     compiled = None
 
-PROCESSORS = compiled.PROCESSORS if compiled else ()  # that what is compiled is for and that run here, the best first
+PROCESSORS = compiled.PROCESSORS if compiled else ()  # those with a compiled kernel that this one can run, the fastest first
 TILE = 1 << 18  # numbers of a tile, which then stays in a core's cache while its rows are read degree + 1 times
 LINE = 16  # numbers of a cache line
-STRIP = 2 * LINE  # columns that are summed at once: a tile's width is so many times a whole number
+STRIP = 2 * LINE  # columns that are summed at once: a tile's width is a multiple of it
 PAGE = 1024  # numbers of a page of memory: going to another one takes longer than reading some lines
 
-Term = tuple[csr_array, np.ndarray]  # a matrix [r, S] and the rows that it is multiplied with, float32 [blocks, S or more, width]
+Term = tuple[csr_array, np.ndarray]  # a compact matrix [r, S] and the rows that it is multiplied with, float32 [blocks, S or more, width]
 
 
 def product(matrix: csr_array, rows: Tensor) -> Tensor:
@@ -39,9 +39,13 @@ def products_with(matrix: csr_array) -> Callable[[Tensor], Tensor]:
 
 def average(results: np.ndarray, receivers: np.ndarray, columns: slice, terms: Sequence[Term], finite: bool) -> bool:
     """Write the sum of one or two terms, products float32 [r, columns], to rows `receivers`, int64 [r], of each block of results, float32
-    [blocks, R, width]. Gives whether it is finite; finite: this is known. The bits depend neither on the columns nor on what computes them.
+    [blocks, R, width], which begin with a cache line. Gives whether it is finite; finite: this is known. The bits depend neither on the
+    columns nor on what computes them. ValueError if arrays do not fit.
     """
     width = results.shape[-1]
+    for _, rows in terms:
+        if (rows.dtype, rows.shape[0], rows.shape[2]) != (np.float32, results.shape[0], width):
+            raise ValueError(f"rows of an average are float32 [{len(results)}, S, {width}], not {rows.dtype} {list(rows.shape)}")
     if PROCESSORS and width % STRIP == 0 and columns == slice(0, width):
         first, second = [(rows, matrix.indptr, matrix.indices, matrix.data) for matrix, rows in terms] + [(None,) * 4] * (2 - len(terms))
         return compiled.average(PROCESSORS[0], results, receivers, len(results), width, first, second) or finite

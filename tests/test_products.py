@@ -1,6 +1,8 @@
 """Averages of rows in blocks of columns: what is compiled against torch and dense matrices."""
 
+import os
 import platform
+import shlex
 import shutil
 import sysconfig
 from pathlib import Path
@@ -90,7 +92,8 @@ def test_columns_that_are_no_whole_strips_are_left_to_torch():
     ("key", "value", "wrong"),
     [
         ("processor", "neon", "processor"),
-        ("blocks", 0, "width"),
+        ("blocks", 0, "blocks"),
+        ("blocks", 1 << 57, "blocks"),
         ("width", 48, "width"),
         ("results", np.zeros(31, np.float32), "results"),
         ("targets", np.array([0, ROWS]), "targets"),
@@ -120,15 +123,22 @@ def test_memory_is_not_touched_where_sizes_do_not_fit(processor, key, value, wro
     given["results"][:] = 0
     changed = given | {key: value} if key in given else given
     terms = [tuple((parts | {key: value} if key in parts and at == term else parts).values()) for at in range(2)]
-    with pytest.raises(ValueError, match=f"^{wrong} of an average"):
+    with pytest.raises(ValueError, match=f"^average: {wrong} does not fit$"):
         products.compiled.average(*changed.values(), *terms)
     assert not given["results"].any()
+
+
+@pytest.mark.parametrize("rows", [rows(64, SENDERS, 0).astype(np.float64), rows(64, SENDERS, 0)[:2], rows(32, SENDERS, 0)])
+def test_rows_that_are_no_blocks_like_the_results_are_refused(rows):
+    with pytest.raises(ValueError, match=r"^rows of an average are float32 \[3, S, 64\], not float"):
+        average(results(64), EVERYONE, slice(0, 64), [(matrix(EVERYONE, 0), rows)], finite=False)
 
 
 def test_it_is_compiled_where_there_is_a_compiler(processor):
     if processor != "torch":
         pytest.skip("asked once")
-    compiler, headers = shutil.which("cc") or shutil.which("gcc"), Path(sysconfig.get_path("include"), "Python.h").exists()
-    if not (compiler and headers and platform.machine() == "x86_64" and platform.system() == "Linux"):
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    if not (shutil.which(compiler) and headers and platform.machine() == "x86_64" and platform.system() == "Linux"):
         pytest.skip("no C compiler, no headers of Python, or another kind of machine")
-    assert products.compiled is not None
+    assert products.compiled is not None and products.compiled.STRIP == products.STRIP

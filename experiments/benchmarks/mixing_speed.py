@@ -87,7 +87,9 @@ def measure_mixing(nodes: int, degree: int, mixings: int, workers: int = 0, thre
     """times: by name the seconds of each mixing, on so many Ray workers or in this process by so many threads, and of moving 2 x nodes x
     parameters x 4 bytes by as many threads. compiled: False mixes in this process by torch."""
     if compiled and not products.PROCESSORS:
-        raise SystemExit("fedsim's compiled products are not built, or not for this processor: make install says why")
+        raise SystemExit(
+            "fedsim/_products.c is not built (.venv/bin/python setup.py build_ext --inplace says why), or not for this processor"
+        )
     moved = 2 * nodes * PARAMETERS * 4
     torch.set_num_threads(threads)
     engine = TimedMixing(Ray(workers=workers) if workers else InProcess(), mixings, copying(moved, workers or threads))

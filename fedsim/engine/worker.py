@@ -163,7 +163,7 @@ class Worker:
         return advance(self.task, self.arena, (job.side, 1 - job.side), base, mixed, own, others, job.info)
 
     def _average(self, job: AverageJob) -> bool:
-        """Whether the columns are finite."""
+        """Write columns of the next models; whether they are finite."""
         terms = [(job.merge, self.arena[self.task.message("update")][job.blocks])]
         if job.rest is not None:
             terms.append((job.rest, self.arena[models(job.side)][job.blocks]))

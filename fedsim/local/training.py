@@ -142,14 +142,14 @@ def _staged(batches: Batches, examples_of: Callable, like: Tensor) -> Iterator[t
     count, 0 for padding). Inputs are fetched for several steps at once."""
     taking = (batches.steps[:, None] > np.arange(batches.index.shape[1])).sum(axis=0).tolist()
     _, steps, width = batches.index.shape
-    weights = _weights(batches.count.T, width, like)
     first = 0
     while first < steps:
         part = slice(first, min(first + max(1, STAGED // (taking[first] * width)), steps))
         inputs, targets = examples_of(np.ascontiguousarray(batches.index[: taking[first], part].swapaxes(0, 1)))
+        weights = _weights(np.ascontiguousarray(batches.count[: taking[first], part].T), width, like)
         for step in range(first, part.stop):
             active, at = taking[step], step - first
-            yield step, active, inputs[at, :active], targets[at, :active], weights[step, :active]
+            yield step, active, inputs[at, :active], targets[at, :active], weights[at, :active]
         first = part.stop
 
 
@@ -157,8 +157,8 @@ def _weights(count: np.ndarray, width: int, like: Tensor) -> Tensor:
     """[*count.shape, width]: 1/count for the examples that count, 0 for padding."""
     if count.min() == width:
         return like.new_full((1, 1, 1), 1 / width).expand(*count.shape, width)
-    counts = torch.from_numpy(count.astype(np.float64)).to(like).unsqueeze(-1)
-    return (torch.arange(width, device=like.device) < counts).to(like).div_(counts.clamp_min(1))
+    counts = count[..., None].astype(np.float32)  # by NumPy, which is faster with so few numbers
+    return torch.from_numpy((np.arange(width) < counts) / np.maximum(counts, 1)).to(like)
 
 
 def _reordered(chunk: Chunk, order: np.ndarray) -> Chunk:
