@@ -157,7 +157,8 @@ def _weights(count: np.ndarray, width: int, like: Tensor) -> Tensor:
     """[*count.shape, width]: 1/count for the examples that count, 0 for padding."""
     if count.min() == width:
         return like.new_full((1, 1, 1), 1 / width).expand(*count.shape, width)
-    counts = count[..., None].astype(np.float32)  # by NumPy, which is faster with so few numbers
+    exact = np.float64 if like.dtype == torch.float64 else np.float32
+    counts = count[..., None].astype(exact)  # by NumPy, which is faster with so few numbers
     return torch.from_numpy((np.arange(width) < counts) / np.maximum(counts, 1)).to(like)
 
 
