@@ -45,7 +45,7 @@ def run_launch(system: System, workload: Workload, prepared: Path, rounds: int |
     try:
         command = system.command()
     except (subprocess.CalledProcessError, OSError) as error:
-        return {"error": f"its environment cannot be made: {error}"}, folder
+        return {"error": "its environment cannot be made", "log": str(error)}, folder
     return launch(command, folder, prepared, settings, LIMIT), folder
 
 
@@ -89,8 +89,9 @@ class Part:
                 told = result.get("told")
                 line["same"] &= told is None or abs(told - verdict.accuracy) < 0.0011  # what fedsim itself says of its last model
             good &= line.get("same", False)
-            self.launches.append(line)
             print(_shown(line), flush=True)
+            line.pop("log", None)  # full of paths of this machine
+            self.launches.append(line)
         return good
 
 
