@@ -1,16 +1,19 @@
 """What is measured, against scikit-learn and plain loops over the final models."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss
+from torch import nn
 
 from fedsim import evaluation as evaluation_file
 from fedsim.data.dataset import DataSource, Split
 from fedsim.data.partition import Iid
 from fedsim.data.shards import Shards
+from fedsim.engine import worker as worker_file
 from fedsim.errors import ConfigError
 from fedsim.evaluation import Evaluation
 from fedsim.local import LocalTraining
@@ -32,6 +35,15 @@ class Scaled(DataSource):
         parts = {"train": train.train, "validation": other.train.take(np.arange(30)), "test": other.train.take(np.arange(30, 52))}
         parts = {name: dataclasses.replace(part, x=part.x * 3 + 1) for name, part in parts.items()}
         return dataclasses.replace(train, **parts, mean=np.ones(4, np.float32), std=np.full(4, 1.5, np.float32), scale=0.5)
+
+
+class Zeros(nn.Sequential):
+    """Tells no classes apart."""
+
+    def __init__(self, input_shape: Sequence[int], outputs: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(input_shape[0], 3), nn.ReLU(), nn.Linear(3, outputs))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
 
 class Run:
@@ -203,6 +215,26 @@ def test_a_choice_of_nodes_is_keyed_and_stays():
 
 def test_more_nodes_than_there_are_is_all_of_them():
     assert Run(1, evaluation=Evaluation(nodes=50), **GRAPH).measured("node", "loss").shape == (8,)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_how_many_nodes_are_evaluated_in_one_call_changes_nothing(monkeypatch, most):
+    settings = {"local": LocalTraining(groups=2), "evaluation": Evaluation(per_node=True), **GRAPH}
+    eight = Run(**settings)
+    monkeypatch.setattr(worker_file, "EVALUATED", most)
+    few = Run(**settings)
+    assert few.measured("node", "loss") == pytest.approx(eight.measured("node", "loss"), abs=1e-6)
+    assert few.measured("node", "accuracy").tolist() == eight.measured("node", "accuracy").tolist()
+
+
+@pytest.mark.parametrize("parts", [{}, GRAPH], ids=["server", "graph"])
+def test_of_equal_logits_the_first_is_the_answer(parts):
+    run = Run(1, model=Zeros, evaluation=Evaluation(per_node=True), **parts)
+    expected = np.mean(run.dataset.test.y == 0)
+    assert 0 < expected < 1
+    assert run.measured("mean_model" if parts else "server", "accuracy", 0) == pytest.approx([expected])
+    if parts:
+        assert run.measured("node", "accuracy", 0) == pytest.approx([expected] * 8)
 
 
 def test_blocks_of_examples_change_nothing(monkeypatch):

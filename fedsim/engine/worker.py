@@ -27,6 +27,7 @@ from fedsim.models.pooling import pooled_first
 from fedsim.products import average, product
 
 EVALUATION_BATCH, CONVOLUTION_BATCH = 1000, 128  # examples; larger batches of images are slower and take more memory
+EVALUATED = 8  # models in one call
 
 
 class Worker:
@@ -182,20 +183,23 @@ class Worker:
 
     def _evaluate(self, job: EvaluateJob) -> tuple[np.ndarray, np.ndarray]:
         """Losses and hits: sums over the examples, float64 [m], or, with `example_values`, each example's, [m, n]."""
-        examples, losses, hits = self.examples[job.split], [], []
+        examples = self.examples[job.split]
         every = np.arange(len(examples))[job.examples]
         size = CONVOLUTION_BATCH if any(isinstance(part, nn.Conv2d) for part in self.module.modules()) else EVALUATION_BATCH
-        stack = [self.task.layout.views(row) for row in self._rows(job.models, job.rows).to(self.device)]
-        for start in range(0, len(every), size):
-            inputs, targets = examples.batch(every[start : start + size])
-            for parameters in stack:
-                outputs = torch.func.functional_call(self.module, parameters, (inputs,))
-                losses.append(example_losses(outputs, targets, self.task.classification).double())
-                hits.append((outputs.argmax(-1) == targets).double() if self.task.classification else torch.zeros_like(losses[-1]))
-        rows = len(stack)  # from [batch][model] to [model, example]
-        values = [torch.cat([torch.cat(parts[row::rows]) for row in range(rows)]).cpu().numpy() for parts in (losses, hits)]
-        values = [value.reshape(rows, len(every)) for value in values]
-        return tuple(values) if job.example_values else tuple(value.sum(axis=1) for value in values)
+        found = []
+        for part in _parts(len(job.rows), EVALUATED):
+            x = self._rows(job.models, job.rows[part]).to(self.device)
+            batches = (examples.batch(every[start : start + size]) for start in range(0, len(every), size))
+            found.append(torch.cat([self._losses_and_hits(x, *batch) for batch in batches], dim=-1).cpu().numpy())
+        values = np.concatenate(found, axis=1)
+        return tuple(values if job.example_values else values.sum(axis=-1))
+
+    def _losses_and_hits(self, x: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Of models [m, P] on the same n examples: float64 [2, m, n]."""
+        outputs = self.kernel.gradient.outputs(x, inputs)
+        losses = example_losses(outputs, targets.expand(len(x), *targets.shape), self.task.classification)
+        hits = outputs.max(dim=-1).indices == targets if self.task.classification else torch.zeros_like(losses)
+        return torch.stack([losses.double(), hits.double()])
 
 
 def _named(state: State, prefix: str) -> State:

@@ -4,8 +4,8 @@ Each kernel is called as `kernel(x, inputs, targets, weights) -> gradients`, for
 x: [c, P]; inputs: [c, B, ...]; targets: [c, B] or [c, B, outputs]; weights: [c, B], 1/count for the examples that count and 0 for padding;
 gradients: [c, P], of mixed precision where the kernel was made so. The loss of a client is sum_b weights[b] * loss[b].
 
-Each also has `hvp(x, vector, inputs, targets, weights)`, the Hessian times a vector [c, P] of each client, and `descent(x, form, rate)`,
-which gives a function of a mini-batch that takes a step of plain SGD in place.
+Each also has `hvp(x, vector, inputs, targets, weights)`, the Hessian times a vector [c, P] of each client, `descent(x, form, rate)`,
+which gives a function of a mini-batch that takes a step of plain SGD in place, and `outputs(x, inputs)` of all models on the same examples.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from fedsim.parameters import Layout
 
 
 def example_losses(outputs: Tensor, targets: Tensor, classification: bool) -> Tensor:
-    """Loss of each example [n]: cross-entropy of logits [n, classes], or squared error averaged over targets [n, outputs]."""
+    """Loss of each example [n] or [m, n]: cross-entropy of logits [..., classes], or squared error averaged over targets [..., outputs]."""
     if classification:
-        return F.cross_entropy(outputs, targets, reduction="none")
+        return F.cross_entropy(outputs.movedim(-1, 1), targets, reduction="none")
     return (outputs - targets).square().mean(dim=-1)
 
 
@@ -62,6 +62,10 @@ class GradientKernel:
             _descend(x, form, rate, lambda: x.add_(g, alpha=-rate * form.scale))
 
         return step
+
+    def outputs(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """[c, n, outputs], of each model on the same inputs [n, ...], without autograd and in full precision."""
+        return torch.stack([torch.func.functional_call(self.module, self.layout.views(row), (inputs,)) for row in x])
 
     def hvp(self, x: Tensor, vector: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         gradient = torch.func.grad(client_loss(self.module, self.classification))

@@ -1,5 +1,6 @@
 """Gradient kernels against a plain torch module and its backward pass, in float64."""
 
+import copy
 import functools
 from dataclasses import replace
 
@@ -49,6 +50,22 @@ def test_kernels_agree_with_backward(model, kernel, task):
     assert torch.equal(x, before[0]) and torch.equal(inputs, before[1])
     assert expected.abs().amax(dim=1).min() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+@pytest.mark.parametrize(("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value))
+def test_outputs_of_several_models_on_the_same_inputs(model, kernel, count):
+    module, x, inputs, _, _ = batch(model, 3, True)
+    layout, inputs = Layout.of(module), torch.cat([inputs.flatten(0, 1)] * 4)[:count]
+    before = x.clone(), inputs.clone()
+    with torch.no_grad():
+        found = kernel(copy.deepcopy(module), layout, True).outputs(x, inputs)
+        for row, outputs in zip(x, found, strict=True):
+            for name, view in layout.views(row).items():
+                module.get_parameter(name).data.copy_(view)
+            torch.testing.assert_close(outputs, module(inputs), rtol=1e-9, atol=1e-12)
+    assert torch.equal(x, before[0]) and torch.equal(inputs, before[1])
+    assert (found[0] - found[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("classification", [True, False], ids=["classification", "regression"])
