@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+CACHE_LINE = 16  # numbers in float32
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -60,6 +62,13 @@ class Layout:
         two dimensions)."""
         spans = zip(self.shapes, self.offsets, self.offsets[1:], strict=False)
         return [flat[..., start:stop] for shape, start, stop in spans if not weights_only or len(shape) >= 2]
+
+
+def room_for(rows: Tensor) -> Tensor:
+    """Memory for as many rows [C, P], each of which begins with a cache line: on some processors the bits of a product depend on where its
+    matrices begin, and so they do not depend on a client's place in a stack."""
+    count, length = rows.shape
+    return rows.new_empty(count, -(-length // CACHE_LINE) * CACHE_LINE)[:, :length]
 
 
 def flat_parameters(module: nn.Module) -> Tensor:

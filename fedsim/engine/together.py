@@ -1,8 +1,8 @@
 """An engine for several runs of this process, each in a thread of its own, whose clients are trained in common calls.
 
 Runs go on until each has handed in jobs; the last to do so does the work of all. Everything but training is done run by run with the
-same code as in process. Clients are trained in one call only where their gradients are written out (`fedsim.local.written`): there the
-bytes of a client's model do not depend on who is trained beside it, and so every run gives what it gives alone.
+same code as in process. Clients are trained in one call only where their gradients are written out (`fedsim.local.written`), and in
+batches with which the bytes of a client's model do not depend on who is trained beside it. So every run gives what it gives alone.
 """
 
 from __future__ import annotations
@@ -97,8 +97,10 @@ class _Turn:
         width, and without draws in the middle of training, which are keyed by one seed."""
         first, second = self.worker.task, other.worker.task
         same = self.table.number == other.table.number and self.rate == other.rate and first.local == second.local
-        alike = same and equal(first.rule, second.rule) and self.chunk.batches.index.shape[2] == other.chunk.batches.index.shape[2]
-        return alike and isinstance(self.worker.kernel.gradient, WrittenGradient) and not first.local.make_optimizer().curvature
+        widths = {turn.chunk.batches.index.shape[2] for turn in (self, other)}
+        alike = same and equal(first.rule, second.rule) and len(widths) == 1 and not first.local.make_optimizer().curvature
+        gradient = self.worker.kernel.gradient
+        return alike and isinstance(gradient, WrittenGradient) and gradient.placeless(widths.pop())
 
     @property
     def rate(self) -> float:

@@ -48,6 +48,18 @@ class Layer:
         few = max(self.module.in_channels, self.module.out_channels) <= MOST_CHANNELS
         return ColumnConvolution if few else LibraryConvolution
 
+    @property
+    def blocks(self) -> int:
+        """So many blocks of pixels a side, each of which is pooled to one, are looked at by the convolutions of a pooled pixel."""
+        return -(-(_side(self.module.kernel_size) + self.pool - 1) // self.pool)
+
+    def matrices(self, batch: int) -> list[tuple[int, int]]:
+        """Rows and columns of a client's matrices with a batch of so many examples: the shorter ones, whose sizes divide the others'."""
+        if isinstance(self.module, nn.Linear):
+            return [(batch, columns) for columns in (batch, self.module.in_features, self.module.out_features)]
+        filters, pixels = self.module.out_channels * self.pool**2, self.module.in_channels * (self.blocks * self.pool) ** 2
+        return [(filters, pixels), (pixels, batch), (filters, batch)]
+
     def at(self, weight: Tensor, bias: Tensor) -> LayerGradient:
         """The layer of c clients with these weights [c, ...] and biases [c, out], which a step changes in place."""
         return self.kind(self, weight, bias)
@@ -246,7 +258,7 @@ class ColumnConvolution(Convolution):
     def __init__(self, layer: Layer, weight: Tensor, bias: Tensor) -> None:
         super().__init__(layer, weight, bias)
         clients, outputs, inputs = weight.shape[:3]
-        self.blocks = -(-(self.size + layer.pool - 1) // layer.pool)  # of p pixels a side
+        self.blocks = layer.blocks
         side = self.blocks * layer.pool
         self.moved = weight.new_zeros(clients, layer.pool, layer.pool, outputs, inputs, side, side)
         self.inside = self._inside_of(self.moved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from fedsim.algorithms.directions import TINY, Affine
 from fedsim.local.gradients import Descent, GradientKernel
 from fedsim.local.layers import DenseLayer, LayerGradient, layers_of
-from fedsim.parameters import Layout
+from fedsim.parameters import CACHE_LINE, Layout, room_for
 
 
 class WrittenGradient(GradientKernel):
@@ -21,11 +22,19 @@ class WrittenGradient(GradientKernel):
         self.layers, self.less_one = layers_of(module), torch.tensor(-1.0)
 
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        gradients, layers = torch.empty_like(x), self._at(x)
+        if len(x) > 1 and x.stride(0) % CACHE_LINE:  # a point that a rule made
+            x = room_for(x).copy_(x)
+        gradients, layers = room_for(x), self._at(x)
         self._backward(layers, inputs, targets, weights)
         for layer, parameters in zip(layers, self._views(gradients), strict=True):
             layer.write(*parameters)
         return gradients
+
+    def placeless(self, batch: int) -> bool:
+        """Whether a client's bits do not depend on its place in a call, with batches of so many examples: there are processors on which
+        those of a product depend on where in memory its matrices begin, modulo 16 bytes, and those of a vector on more."""
+        matrices = [matrix for layer in self.layers for matrix in layer.matrices(batch)]
+        return all(rows * columns % 4 == 0 and min(rows, columns) > 1 for rows, columns in matrices)
 
     def descent(self, x: Tensor, form: Affine, rate: float) -> Descent:
         """The gradient is never written out, but into the products that change the weights."""
@@ -37,7 +46,8 @@ class WrittenGradient(GradientKernel):
         def step(*batch: Tensor) -> None:
             if form.radius:
                 self._backward(layers, *batch)
-                length = torch.stack([layer.squared() for layer in layers]).sum(0).sqrt()
+                # one by one: a sum over them would have an order that depends on a client's place
+                length = functools.reduce(torch.add, [layer.squared() for layer in layers]).sqrt()
                 for layer in layers:
                     layer.climb(form.radius / (length + TINY))
             if shift is None and left == 1:
