@@ -127,9 +127,13 @@ def moments(x: np.ndarray, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
 def _variance(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """Variance over axes that begin with the first, float64, some rows at a time: np.var would make a copy of all in float64."""
     mean = x.mean(axis=axes, dtype=np.float64, keepdims=True)
-    rows = max(1, BLOCK // max(1, x[:1].size))
-    squares = sum(np.square(x[start : start + rows] - mean).sum(axis=axes) for start in range(0, len(x), rows))
-    return squares / (x.size / mean.size)
+    rows, count = max(1, BLOCK // max(1, x[:1].size)), x.size // mean.size
+    blocks = [x[start : start + rows] for start in range(0, len(x), rows)]
+    if x.dtype == np.uint8:  # exactly, and several times faster
+        total = x.sum(axis=axes, dtype=np.uint64).astype(object)
+        squares = sum(np.square(block, dtype=np.uint16).sum(axis=axes, dtype=np.uint64) for block in blocks).astype(object)
+        return ((squares * count - total**2) / count**2).astype(np.float64)
+    return sum(np.square(block - mean).sum(axis=axes) for block in blocks) / count
 
 
 def number_clients(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

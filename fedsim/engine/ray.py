@@ -37,6 +37,7 @@ ENVIRONMENT = {  # of Ray, which reads it when it is imported or started
     # Its own lines on lost workers, of a screen's length each: fedsim says it in one
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|low on memory|memory pressure|marked dead|Raylet is terminated",
 }
+UNNEEDED = ("start_monitor", "start_log_monitor", "start_api_server")  # which scale clusters, show workers' output, show pages
 
 
 @component
@@ -45,7 +46,7 @@ class Ray(Engine):
 
     workers: actors, each with one CPU and an equal share of the GPUs where device is "cuda"; device: "cpu" or "cuda";
     address: of an existing cluster ("auto", host:port or ray://host:port), null: a session on this machine, started once per process,
-    which listens on localhost only; restarts: lost workers that are replaced, after which the run stops; hang_seconds: a worker of whose
+    which listens on localhost only and has no dashboard; restarts: lost workers that are replaced, after which the run stops; hang_seconds: a worker of whose
     jobs none comes back for so long is taken for lost (null: never); shared_memory: false sends vectors in calls on this machine too, as
     between machines.
     """
@@ -82,7 +83,7 @@ class Ray(Engine):
             own = {"address": "local", "num_cpus": max(os.cpu_count() or 1, self.workers), "include_dashboard": False}
             how = own if self.address is None else {"address": self.address}
             try:
-                with _closed() if self.address is None else contextlib.nullcontext():
+                with _alone() if self.address is None else contextlib.nullcontext():
                     ray.init(log_to_driver=False, logging_level="ERROR", **how)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigError("engine.address", self.address, f"a Ray cluster that answers ({str(error).splitlines()[0]})") from None
@@ -108,16 +109,30 @@ def _import_ray() -> Any:
 
 
 @contextlib.contextmanager
-def _closed() -> Iterator[None]:
-    """Let a Ray session that starts here listen on localhost only. That is Ray's own way where it has no clusters (macOS); elsewhere its
-    servers listen to the whole network, and the address given for the node, if it is localhost, is replaced."""
-    from ray._private import ray_constants
+def _alone() -> Iterator[None]:
+    """Let a Ray session that starts here listen on localhost only, and leave out the processes that it does not need, which take a third
+    of the time until it is there. The first is Ray's own way where it has no clusters (macOS); elsewhere its servers listen to the whole
+    network, and the address given for the node, if it is localhost, is replaced. What a version of Ray does not have is not changed."""
+    from ray._private import node, ray_constants
 
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    with contextlib.ExitStack() as changes:
+        changes.enter_context(_changed(ray_constants, "ENABLE_RAY_CLUSTER", False))
+        for start in UNNEEDED:
+            changes.enter_context(_changed(node.Node, start, lambda node, **settings: None))
+        yield
+
+
+@contextlib.contextmanager
+def _changed(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name, None)
+    if before is None:
+        yield
+        return
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        setattr(owner, name, before)
 
 
 def _answers(address: str | None) -> None:

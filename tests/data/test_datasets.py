@@ -60,6 +60,16 @@ def test_moments_are_per_feature_or_channel_and_constants_are_left_alone():
     assert np.allclose(mean, [0.1, 0, 1e6]) and std.tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("shape", [(3, 7), (3000, 7), (900, 3, 4, 5)])
+def test_moments_of_bytes_are_those_of_floats(shape):
+    x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    x[:, -1], x[:, 1, ...] = 255, np.clip(x[:, 1], 254, 255)  # constant, and nearly so
+    found, expected = moments(x, 1 / 255), moments(x.astype(np.float64), 1 / 255)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape and np.allclose(one, other, rtol=1e-6)
+    assert found[1].reshape(-1)[-1] == 1
+
+
 def test_clients_that_only_test_are_numbered_after_those_that_train():
     train, test = number_clients(np.array([7, 3, 7, 40]), np.array([3, 5, 99, 40, 1]))
     assert train.tolist() == [1, 0, 1, 2] and test.tolist() == [0, 4, 5, 2, 3]

@@ -68,8 +68,10 @@ def test_a_session_listens_on_localhost_only_sends_nothing_home_and_goes_with_it
         assert len(listening) >= 4
         assert not [(name, address) for name, address in listening + datagrams if address and is_open(address.ip)]
         assert not [found.raddr for all in bound.values() for found in all if found.raddr and is_open(found.raddr.ip)]
-        reporters = [process for process in family if "UsageStatsHead" in " ".join(process.cmdline())]
-        assert reporters and all(process.environ()["RAY_USAGE_STATS_ENABLED"] == "0" for process in reporters)
+        servers = [process for process, name in zip(family, names, strict=True) if name in ("raylet", "gcs_server")]
+        assert all(process.environ()["RAY_USAGE_STATS_ENABLED"] == "0" for process in servers)
+        unneeded = "UsageStatsHead", "dashboard.py", "monitor.py", "log_monitor.py"
+        assert not [process for process in family if any(Path(word).name in unneeded for word in process.cmdline())]
         arenas = list(Path("/dev/shm").glob(f"fedsim-{driver.pid}-*"))
         assert arenas
         driver.send_signal(signal.SIGKILL)
