@@ -46,9 +46,9 @@ class Ray(Engine):
 
     workers: actors, each with one CPU and an equal share of the GPUs where device is "cuda"; device: "cpu" or "cuda";
     address: of an existing cluster ("auto", host:port or ray://host:port), null: a session on this machine, started once per process,
-    which listens on localhost only and has no dashboard; restarts: lost workers that are replaced, after which the run stops; hang_seconds: a worker of whose
-    jobs none comes back for so long is taken for lost (null: never); shared_memory: false sends vectors in calls on this machine too, as
-    between machines.
+    which listens on localhost only and has no dashboard; restarts: lost workers that are replaced, after which the run stops;
+    hang_seconds: a worker of whose jobs none comes back for so long is taken for lost (null: never); shared_memory: false sends vectors
+    in calls on this machine too, as between machines.
     """
 
     workers: PositiveInt = 2
