@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -21,13 +22,13 @@ def single_thread() -> None:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """A Ray session of fedsim's own, started at its first use."""
-    from fedsim.engine.ray import Ray
-
-    Ray(workers=2)._connect()
-    yield
+    """A Ray session of two CPUs, started at its first use."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
     ray.shutdown()
 
 
