@@ -17,6 +17,7 @@ from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
 from fedsim.engine.task import Task
 from fedsim.local import execution, layers, training, vmapped, written
+from fedsim.local.gradients import GradientKernel
 from fedsim.local.settings import LocalTraining
 from fedsim.parameters import Layout
 from fedsim.rounds import Rounds
@@ -54,11 +55,6 @@ MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
     "gradients written out, not by autograd": (("W1b", "W1"), InProcess, lambda: patch.object(execution, "layers_of", lambda module: None)),
     "products with columns": (("W1b",), InProcess, lambda: patch.object(layers, "MOST_CHANNELS", 0)),
     "up to 4 clients of LeNet in one call, not 1": (("W1b",), InProcess, lambda: patch.object(execution, "COLUMN_CLIENTS", 1)),
-    "pooling before ReLU in evaluations": (
-        ("W1b", "W1"),
-        InProcess,
-        lambda: patch("fedsim.engine.worker.pooled_first", lambda module: module),
-    ),
     "step fused with the gradient": (("W2lr", "W2", "W1b", "W1"), InProcess, lambda: patch.object(LocalTraining, "plain", False)),
     "up to 32 clients in one call, not 8": (("W2lr", "W2"), InProcess, lambda: patch.dict(execution.STACKED_CLIENTS, cpu=(8, 8, 0))),
     "softmax written out": (("W2lr", "W2"), InProcess, lambda: patch.object(written, "_softmax_", lambda z: z.softmax(dim=-1))),
@@ -74,4 +70,9 @@ MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
         lambda: patch("fedsim.engine.ray_session.dial", side_effect=ConnectionRefusedError),
     ),
     "short phases dealt out whole": (("W2lr", "W2"), lambda: Ray(workers=2), lambda: patch.object(dealing, "SHORT", 0.0)),
+}
+# of evaluations, one after every round
+EVALUATION_MEANS: dict[str, tuple[tuple[str, ...], Without]] = {
+    "pooling before ReLU": (("W1b", "W1"), lambda: patch("fedsim.engine.worker.pooled_first", lambda module: module)),
+    "several dense models in one call": (("W3",), lambda: patch.object(written.WrittenGradient, "outputs", GradientKernel.outputs)),
 }

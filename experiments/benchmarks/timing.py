@@ -10,10 +10,11 @@ from fedsim.recording.loggers import Logger
 
 
 class RoundClock(Logger):
-    """Seconds of every round, from the end of one to the end of the next, evaluation aside."""
+    """Seconds of every round, from the end of one to the end of the next, evaluation aside, and of every evaluation."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.evaluations: list[float] = []
         self.round, self.since = -1, 0.0
 
     def rows(self, rows) -> None:
@@ -22,6 +23,8 @@ class RoundClock(Logger):
             if self.round >= 0:
                 self.seconds.append(now - self.since)
             self.round = number
+        else:
+            self.evaluations.append(now - self.since)
         self.since = time.perf_counter()
 
     @property

@@ -5,6 +5,7 @@
     execution   one client at a time against several in one batched call, W2, in process
     mixing      10,000 nodes of degree 8 with 50,890 parameters against moving 2 x 4 bytes of each parameter once (needs 9 GB; --nodes)
     means       each means of being fast: with it and without, on the workloads that it is meant for
+    evaluations the same of evaluations
     overlap     what planning and evaluating beside training could bring at most, on 2 Ray workers
     sweep       8 short runs one after the other against two at a time, in process
     seeds       ten runs that differ in the seed: one after the other, trained together, and both in two processes
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from lines_of import read, replace_lines  # noqa: E402
-from means import MEANS, Residual  # noqa: E402
+from means import EVALUATION_MEANS, MEANS, Residual  # noqa: E402
 from mixing_speed import measure_mixing  # noqa: E402
 from overlap import FIRST, OVERLAPS, Stamps  # noqa: E402
 from prepare import WORK, prepared_folder  # noqa: E402
@@ -47,6 +49,7 @@ from fedsim.local.batches import local_steps  # noqa: E402
 
 ROUNDS = {"W2": 15, "W1b": 4, "W1": 2, "residual": 40}  # the first is not counted
 RAGGED = WORK / "ragged.npz"
+UNITS = {"ragged": ("µs a step", 1e6), "sweep": ("s", 1.0), "seeds": ("s", 1.0), "evaluations": ("ms each", 1e3)}
 Times = dict[str, list[float]]  # seconds of each repeat
 
 
@@ -149,6 +152,24 @@ def means(repeats: int, rounds: dict[str, int]) -> list[dict]:
 
             variants = {"with": lambda one=one: one(False), "without": lambda one=one: one(True)}
             lines.append({"part": "means", "what": f"{what}, {name}", "base": "with", "times": interleaved(variants, repeats)})
+    return lines
+
+
+def evaluations(repeats: int, rounds: dict[str, int]) -> list[dict]:
+    """What means of fast evaluations bring."""
+    lines = []
+    for what, (names, without) in EVALUATION_MEANS.items():
+        for name in names:
+
+            def one(patched: bool, name=name, without=without) -> float:
+                clock, data = RoundClock(), prepared_folder(WORKLOADS[name]) / "data.npz"
+                workload = replace(WORKLOADS[name], cohort=1) if not WORKLOADS[name].degree else WORKLOADS[name]
+                with without() if patched else contextlib.nullcontext():
+                    simulation(workload, data, rounds["W2"], evaluation=Evaluation(every=1), loggers=[clock]).run()
+                return statistics.median(clock.evaluations)
+
+            variants = {"with": lambda one=one: one(False), "without": lambda one=one: one(True)}
+            lines.append({"part": "evaluations", "what": f"{what}, {name}", "base": "with", "times": interleaved(variants, repeats)})
     return lines
 
 
@@ -264,7 +285,7 @@ def table(results: Path) -> str:
     """What was found, as Markdown."""
     rows = ["| part | on | what | time (interval of the median) | times the first |", "|---|---|---|---|---|"]
     for line in read(results / "variants.jsonl"):
-        unit = {"ragged": ("µs a step", 1e6), "sweep": ("s", 1.0), "seeds": ("s", 1.0)}.get(line["part"], ("ms a round", 1e3))
+        unit = UNITS.get(line["part"], ("ms a round", 1e3))
         for name, values in sorted(line["times"].items(), key=lambda item: item[0] != line["base"]):
             median, ratio = Median.of([unit[1] * value for value in values]), Median.of([1.0])
             if name != line["base"]:
@@ -278,7 +299,7 @@ def table(results: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("rules", "ragged", "execution", "means", "overlap", "mixing", "sweep", "seeds")
+    parts = ("rules", "ragged", "execution", "means", "evaluations", "overlap", "mixing", "sweep", "seeds")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, help="of each variant, 2 or more; fewer than usual to try it out")
@@ -294,6 +315,7 @@ def main() -> None:
         "ragged": lambda: ragged(options.repeats, rounds),
         "execution": lambda: execution(options.repeats, rounds),
         "means": lambda: means(options.repeats, rounds),
+        "evaluations": lambda: evaluations(options.repeats, rounds),
         "overlap": lambda: overlap(options.repeats, max(options.rounds or 101, FIRST + 11)),
         "mixing": lambda: mixing(options.repeats, options.nodes),
         "sweep": lambda: sweep(options.repeats, options.runs, options.rounds or 300),
