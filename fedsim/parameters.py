@@ -71,6 +71,11 @@ def room_for(rows: Tensor) -> Tensor:
     return rows.new_empty(count, -(-length // CACHE_LINE) * CACHE_LINE)[:, :length]
 
 
+def copied_apart(rows: Tensor) -> Tensor:
+    """A copy of rows [C, P] in such memory."""
+    return room_for(rows).copy_(rows)
+
+
 def flat_parameters(module: nn.Module) -> Tensor:
     """The module's parameters as a new flat vector [P]."""
     return Layout.of(module).flatten(dict(module.named_parameters()))

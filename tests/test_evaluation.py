@@ -218,7 +218,7 @@ def test_more_nodes_than_there_are_is_all_of_them():
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
-def test_how_many_nodes_are_evaluated_in_one_call_changes_nothing(monkeypatch, most):
+def test_how_many_nodes_are_evaluated_in_one_call_changes_nothing_beyond_rounding(monkeypatch, most):
     settings = {"local": LocalTraining(groups=2), "evaluation": Evaluation(per_node=True), **GRAPH}
     eight = Run(**settings)
     monkeypatch.setattr(worker_file, "EVALUATED", most)

@@ -40,6 +40,7 @@ CASES = {
     "krum": ["algorithm=krum", "participation.cohort=6"],
     "epochs": ["partition=dirichlet", "local.steps=null", "local.epochs=2"],
     "momentum": ["local.momentum=0.9", "local.keep_optimizer=true"],
+    "adam": ["local=adam", "local.clip_norm=1.0"],
     "adahessian": ["local=adahessian"],
     "label_flip": ["attack=label_flip"],
     "vc_gossip": ["algorithm=vc_gossip", "participation=bernoulli"],

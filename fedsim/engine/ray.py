@@ -118,7 +118,7 @@ def _alone() -> Iterator[None]:
     with contextlib.ExitStack() as changes:
         changes.enter_context(_changed(ray_constants, "ENABLE_RAY_CLUSTER", False))
         for start in UNNEEDED:
-            changes.enter_context(_changed(node.Node, start, lambda node, **settings: None))
+            changes.enter_context(_changed(node.Node, start, lambda *node, **settings: None))
         yield
 
 

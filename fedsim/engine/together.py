@@ -2,7 +2,8 @@
 
 Runs go on until each has handed in jobs; the last to do so does the work of all. Everything but training is done run by run with the
 same code as in process. Clients are trained in one call only where their gradients are written out (`fedsim.local.written`), and in
-batches with which the bytes of a client's model do not depend on who is trained beside it. So every run gives what it gives alone.
+batches with which the bytes of a client's model do not depend on who is trained beside it. So every run gives what it gives alone; on
+a GPU, whose products may depend on how many of them there are, within rounding.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ class _Turn:
         same = self.table.number == other.table.number and self.rate == other.rate and first.local == second.local
         widths = {turn.chunk.batches.index.shape[2] for turn in (self, other)}
         alike = same and equal(first.rule, second.rule) and len(widths) == 1 and not first.local.make_optimizer().curvature
-        gradient = self.worker.kernel.gradient
-        return alike and isinstance(gradient, WrittenGradient) and gradient.placeless(widths.pop())
+        gradient, gpu = self.worker.kernel.gradient, self.worker.device.type == "cuda"
+        return alike and isinstance(gradient, WrittenGradient) and (gpu or gradient.placeless(widths.pop()))
 
     @property
     def rate(self) -> float:

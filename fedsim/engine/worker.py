@@ -24,6 +24,7 @@ from fedsim.local.fisher import diagonal_fisher
 from fedsim.local.gradients import example_losses
 from fedsim.local.training import Chunk, Kernel, Trained, train
 from fedsim.models.pooling import pooled_first
+from fedsim.parameters import copied_apart
 from fedsim.products import average, product
 
 EVALUATION_BATCH, CONVOLUTION_BATCH = 1000, 128  # examples; larger batches of images are slower and take more memory
@@ -142,7 +143,7 @@ class Worker:
         return stored
 
     def _fisher(self, x: Tensor, clients: np.ndarray) -> Tensor:
-        shards, batch = self.task.shards, self.shards.batch
+        shards, batch, x = self.task.shards, self.shards.batch, copied_apart(x)
         inputs = [batch(shards.shard(client))[0] for client in clients.tolist()]
         return torch.stack([diagonal_fisher(self.module, self.task.layout, *each) for each in zip(x, inputs, strict=True)])
 
@@ -188,7 +189,7 @@ class Worker:
         size = CONVOLUTION_BATCH if any(isinstance(part, nn.Conv2d) for part in self.module.modules()) else EVALUATION_BATCH
         found = []
         for part in _parts(len(job.rows), EVALUATED):
-            x = self._rows(job.models, job.rows[part]).to(self.device)
+            x = copied_apart(self._rows(job.models, job.rows[part]).to(self.device))
             batches = (examples.batch(every[start : start + size]) for start in range(0, len(every), size))
             found.append(torch.cat([self._losses_and_hits(x, *batch) for batch in batches], dim=-1).cpu().numpy())
         values = np.concatenate(found, axis=1)

@@ -63,6 +63,10 @@ class GradientKernel:
 
         return step
 
+    def copied(self, x: Tensor) -> Tensor:
+        """A copy of models [c, P], to be trained."""
+        return x.clone()
+
     def outputs(self, x: Tensor, inputs: Tensor) -> Tensor:
         """[c, n, outputs], of each model on the same inputs [n, ...], without autograd and in full precision."""
         return torch.stack([torch.func.functional_call(self.module, self.layout.views(row), (inputs,)) for row in x])

@@ -56,7 +56,10 @@ def train_together(
     found, stop = [], 0
     for size in sizes:
         part = slice(stop, stop := stop + size)
-        found.append((*({name: value[part] for name, value in named.items()} for named in (messages, state, local_state)), x[part]))
+        # Messages are summed by products, which may depend on where in memory they begin: as alone, with memory of their own
+        own = {name: value[part].clone() for name, value in messages.items()}
+        kept = ({name: value[part] for name, value in named.items()} for named in (state, local_state))
+        found.append((own, *kept, x[part]))
     return found
 
 

@@ -16,7 +16,6 @@ from fedsim.local.batches import Batches
 from fedsim.local.gradients import GradientKernel
 from fedsim.local.optimizers import spatial_means
 from fedsim.local.settings import LocalTraining
-from fedsim.parameters import room_for
 
 STAGED = 512  # examples made ready at once
 
@@ -85,7 +84,7 @@ def _train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kern
     start = rule.start(chunk.anchor, state, chunk.shared)
     if settings.relaxation and chunk.local_state:
         start = torch.lerp(start, memory.pop("trained"), -settings.relaxation)
-    x = room_for(start).copy_(start)
+    x = kernel.gradient.copied(start)
     received = chunk.anchor if chunk.anchor.stride(0) else chunk.anchor[:1]  # one model for all: so is an offset made of it
     form, bound = rule.form(received, state, chunk.shared), 0
     if form is not None and settings.plain:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fedsim.algorithms.directions import TINY, Affine
 from fedsim.local.gradients import Descent, GradientKernel
-from fedsim.local.layers import DenseLayer, LayerGradient, layers_of
-from fedsim.parameters import CACHE_LINE, Layout, room_for
+from fedsim.local.layers import DenseLayer, LayerGradient, LibraryConvolution, layers_of
+from fedsim.parameters import CACHE_LINE, Layout, copied_apart, room_for
 
 
 class WrittenGradient(GradientKernel):
@@ -23,7 +23,7 @@ class WrittenGradient(GradientKernel):
 
     def __call__(self, x: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         if len(x) > 1 and x.stride(0) % CACHE_LINE:  # a point that a rule made
-            x = room_for(x).copy_(x)
+            x = copied_apart(x)
         gradients, layers = room_for(x), self._at(x)
         self._backward(layers, inputs, targets, weights)
         for layer, parameters in zip(layers, self._views(gradients), strict=True):
@@ -34,7 +34,11 @@ class WrittenGradient(GradientKernel):
         """Whether a client's bits do not depend on its place in a call, with batches of so many examples: there are processors on which
         those of a product depend on where in memory its matrices begin, modulo 16 bytes, and those of a vector on more."""
         matrices = [matrix for layer in self.layers for matrix in layer.matrices(batch)]
-        return all(rows * columns % 4 == 0 and min(rows, columns) > 1 for rows, columns in matrices)
+        known = not any(layer.kind is LibraryConvolution for layer in self.layers)
+        return known and all(rows * columns % 4 == 0 and min(rows, columns) > 1 for rows, columns in matrices)
+
+    def copied(self, x: Tensor) -> Tensor:
+        return copied_apart(x)
 
     def descent(self, x: Tensor, form: Affine, rate: float) -> Descent:
         """The gradient is never written out, but into the products that change the weights."""

@@ -60,7 +60,7 @@ def test_moments_are_per_feature_or_channel_and_constants_are_left_alone():
     assert np.allclose(mean, [0.1, 0, 1e6]) and std.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("shape", [(3, 7), (3000, 7), (900, 3, 4, 5)])
+@pytest.mark.parametrize("shape", [(3, 7), (30_000, 7), (900, 3, 4, 5)])
 def test_moments_of_bytes_are_those_of_floats(shape):
     x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     x[:, -1], x[:, 1, ...] = 255, np.clip(x[:, 1], 254, 255)  # constant, and nearly so

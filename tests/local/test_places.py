@@ -7,8 +7,8 @@ from torch import nn
 from fedsim import rng
 from fedsim.algorithms import Affine
 from fedsim.local.written import WrittenGradient
-from fedsim.models import MLP, LeNet, LogisticRegression
-from fedsim.parameters import Layout, room_for
+from fedsim.models import MLP, LeNet, LogisticRegression, McMahanCNN
+from fedsim.parameters import Layout
 
 CLIENTS = 7
 PARTS = [(0, 2), (2, 3), (3, CLIENTS)]
@@ -21,7 +21,7 @@ def dense(*sizes: int) -> nn.Sequential:
 def trained(kernel: WrittenGradient, x: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor, radius: float) -> torch.Tensor:
     """Models after a few steps of descent, and their gradients there, also at a point with rows that lie close together."""
     weights = torch.full(targets.shape[1:], 1 / targets.shape[2])
-    x = room_for(x).copy_(x)
+    x = kernel.copied(x)
     step = kernel.descent(x, Affine(1.0, radius), 0.1)
     for batch in zip(inputs, targets, strict=True):
         step(*batch, weights)
@@ -90,6 +90,7 @@ def test_networks_drawn_at_random_have_the_same_bits_where_they_are_said_to():
         (dense(784, 64, 3), 10),
         (dense(784, 1, 10), 32),  # a vector
         (dense(784, 64, 10), 1),
+        (McMahanCNN((1, 28, 28), 10), 32),  # convolutions of the library
         (nn.Sequential(nn.Conv2d(1, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(800, 10)), 32),
         (nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(192, 10)), 32),
     ],
