@@ -24,8 +24,8 @@ def run_together(simulations: Sequence[Simulation], resume: Sequence[bool] | Non
 
     Each gives what it gives alone, bit for bit, on a GPU within rounding; what they differ in besides (the rule, the rate, how inputs are
     normalised, the width of batches) costs speed, since then they are not trained together, and so do batches and layers of odd sizes: on
-    some processors products depend on where in memory a matrix begins. resume: as for `Simulation.run`, of each. Raises ConfigError for an engine other than
-    InProcess, and Interrupted when all have been interrupted.
+    some processors products depend on where in memory a matrix begins. resume: as for `Simulation.run`, of each. Raises ConfigError for an
+    engine other than InProcess, and Interrupted when all have been interrupted.
     """
     for simulation in simulations:
         name = type(simulation.engine).__name__
