@@ -65,8 +65,8 @@ class Layout:
 
 
 def room_for(rows: Tensor) -> Tensor:
-    """Memory for as many rows [C, P], each of which begins with a cache line: on some processors the bits of a product depend on where its
-    matrices begin, and so they do not depend on a client's place in a stack."""
+    """Uninitialised memory for as many rows [C, P], each of which begins with a cache line. On some processors the bits of a product depend
+    on where in memory its matrices begin; with such rows they do not depend on a client's place in the stack."""
     count, length = rows.shape
     return rows.new_empty(count, -(-length // CACHE_LINE) * CACHE_LINE)[:, :length]
 
