@@ -1,13 +1,14 @@
 /* Weighted sums of rows that are stored in blocks of columns: how the models of a large graph are mixed.
  *
- * There are kernels for Linux on x86-64, for AVX-512 and for AVX2 with FMA. Elsewhere, and where this is not built, fedsim.products does the
- * same by torch, with the same bits: a sum starts at 0 and takes one fused multiply-add after the other, in the order of the matrix' entries.
+ * Where there is no kernel (see _processors.h), and where this is not built, fedsim.products does the same by torch, with the same bits: a sum starts at 0 and takes one fused multiply-add after the other, in the order of the matrix' entries.
  * This needs less time since rows come into the cache without being copied, and results go to memory past it.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "_processors.h"
 
 #define LINE 16          /* numbers of a cache line */
 #define STRIP (2 * LINE) /* columns that are summed at once */
@@ -27,8 +28,7 @@ typedef struct {
     Py_ssize_t blocks, width, count, receivers;
 } Job;
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
-#include <immintrin.h>
+#if HAS_KERNELS
 
 /* Rows that are read in the order of memory come sooner than in that of the entries. */
 static inline void read_in(const float *rows, Py_ssize_t numbers)
@@ -48,14 +48,9 @@ static inline void read_in(const float *rows, Py_ssize_t numbers)
 #define VECTOR __m256
 #define OP(OPERATION) _mm256_##OPERATION##_ps
 #include "_products_kernel.h"
-
-#define HAS_AVX2 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-#define HAS_AVX512 (HAS_AVX2 && __builtin_cpu_supports("avx512f"))
 #else
 static int average_avx512(const Job *job) { return 0; }
 static int average_avx2(const Job *job) { return 0; }
-#define HAS_AVX2 0
-#define HAS_AVX512 0
 #endif
 
 static int all_below(const int32_t *numbers, Py_ssize_t count, Py_ssize_t limit)
@@ -127,9 +122,7 @@ static PyObject *average(PyObject *module, PyObject *arguments)
         return NULL;
     wrong = fill_job(&job, &results, &targets, first, second);
     if (!wrong) {
-        int (*kernel)(const Job *) = HAS_AVX512 && !strcmp(processor, "avx512") ? average_avx512
-                                     : HAS_AVX2 && !strcmp(processor, "avx2")   ? average_avx2
-                                                                                : NULL;
+        int (*kernel)(const Job *) = KERNEL(processor, average_avx512, average_avx2);
         if (kernel) {
             Py_BEGIN_ALLOW_THREADS
             finite = kernel(&job);
@@ -151,13 +144,11 @@ static PyObject *average(PyObject *module, PyObject *arguments)
 static PyMethodDef methods[] = {{"average", average, METH_VARARGS, average_doc}, {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_products", "Weighted sums of rows in blocks of columns.", -1, methods};
 
-/* PROCESSORS: those with a kernel that this one can run, the fastest first; STRIP: a width is a multiple of it. */
+/* STRIP: a width is a multiple of it. */
 PyMODINIT_FUNC PyInit__products(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    PyObject *processors = HAS_AVX512 ? Py_BuildValue("(ss)", "avx512", "avx2") : HAS_AVX2 ? Py_BuildValue("(s)", "avx2") : PyTuple_New(0);
-    if (module && (PyModule_AddObjectRef(module, "PROCESSORS", processors) < 0 || PyModule_AddIntConstant(module, "STRIP", STRIP) < 0))
+    if (module && (add_processors(module) < 0 || PyModule_AddIntConstant(module, "STRIP", STRIP) < 0))
         Py_CLEAR(module);
-    Py_XDECREF(processors);
     return module;
 }

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from fedsim.local.gradients import GradientKernel, LoopedGradient
-from fedsim.local.layers import LibraryConvolution, layers_of
+from fedsim.local.convolutions import LibraryConvolution
+from fedsim.local.layers import layers_of
 from fedsim.local.settings import LocalTraining
 from fedsim.local.vmapped import VmappedGradient, VmappedOrLooped
 from fedsim.local.written import WrittenGradient
@@ -44,7 +45,7 @@ def clients_per_call(module: nn.Module, settings: LocalTraining, device: str) ->
         return VMAP_CLIENTS
     if _convolutional(module):
         layers = layers_of(module) or ()
-        return 1 if any(layer.kind is LibraryConvolution for layer in layers) else COLUMN_CLIENTS
+        return 1 if any(issubclass(layer.kind, LibraryConvolution) for layer in layers) else COLUMN_CLIENTS
     least, most, together = STACKED_CLIENTS[kind]
     return min(max(together // sum(p.numel() for p in module.parameters()), least), most)
 

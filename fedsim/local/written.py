@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from fedsim.algorithms.directions import TINY, Affine
 from fedsim.local.gradients import Descent, GradientKernel
-from fedsim.local.layers import DenseLayer, LayerGradient, LibraryConvolution, layers_of
+from fedsim.local.convolutions import LibraryConvolution
+from fedsim.local.layer_gradients import DenseLayer, LayerGradient
+from fedsim.local.layers import layers_of
 from fedsim.parameters import CACHE_LINE, Layout, copied_apart, room_for
 
 
@@ -34,7 +36,7 @@ class WrittenGradient(GradientKernel):
         """Whether a client's bits do not depend on its place in a call, with batches of so many examples: there are processors on which
         those of a product depend on where in memory its matrices begin, modulo 16 bytes, and those of a vector on more."""
         matrices = [matrix for layer in self.layers for matrix in layer.matrices(batch)]
-        known = not any(layer.kind is LibraryConvolution for layer in self.layers)
+        known = not any(issubclass(layer.kind, LibraryConvolution) for layer in self.layers)
         return known and all(rows * columns % 4 == 0 and min(rows, columns) > 1 for rows, columns in matrices)
 
     def copied(self, x: Tensor) -> Tensor:

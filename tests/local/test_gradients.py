@@ -11,7 +11,9 @@ from torch import nn
 
 from fedsim.algorithms import Affine
 from fedsim.local.gradients import LoopedGradient
-from fedsim.local.layers import ColumnConvolution, DenseLayer, Layer, LibraryConvolution
+from fedsim.local.convolutions import ColumnConvolution, LibraryConvolution
+from fedsim.local.layer_gradients import DenseLayer
+from fedsim.local.layers import Layer
 from fedsim.local.vmapped import VmappedGradient
 from fedsim.local.written import WrittenGradient
 from fedsim.models import LeNet, LogisticRegression

@@ -8,7 +8,8 @@ from torch import nn
 
 from fedsim.local.execution import clients_per_call, gradient_kernel
 from fedsim.local.gradients import LoopedGradient
-from fedsim.local.layers import ColumnConvolution, LibraryConvolution, layers_of
+from fedsim.local.convolutions import ColumnConvolution, LibraryConvolution
+from fedsim.local.layers import layers_of
 from fedsim.local.settings import LocalTraining
 from fedsim.local.vmapped import VmappedGradient, VmappedOrLooped
 from fedsim.local.written import WrittenGradient

@@ -1,0 +1,302 @@
+/* Convolutions of stride 1 with the maxima of 2 x 2 pixels that may follow, and their gradients, for small images: where local training of
+ * convolutional networks spends its time. fedsim.convolutions says which, and what computes where this is not built.
+ *
+ * Channels are last: images [examples, height, width, inputs], filters [outputs, side, side, inputs]. Vectors are of channels, of which there
+ * are multiples of STRIP.
+ *
+ * Filters of 3 x 3 and 5 x 5 pixels and STRIPs of inputs go by minimal filtering (Winograd 1980; Lavin and Gray 2016, section 4): a tile
+ * of T x T inputs, T = 6, and the filters are evaluated as polynomials at six points of each dimension, 0, 3/4, -3/4, 3/2, -3/2 and
+ * infinity, multiplied and summed over the inputs there, and m x m outputs, m = T + 1 - side, are found from that. This takes 36
+ * multiplications in place of (m side)^2 = 100 or 144. The points keep rounding errors near those of the plain sum, since their powers are
+ * near 1; they and their squares are exact. Backward passes are the transposes of these maps, so gradients are those of what is computed.
+ *
+ * Images of a few channels, which are data, go by the plain sum.
+ *
+ * Each number is one chain of fused multiply-adds in an order that depends on sizes alone: bits are the same by either kernel, and wherever
+ * in memory things lie.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "_processors.h"
+
+#define STRIP 16    /* channels are multiples of it: a cache line */
+#define T 6         /* side of a tile */
+#define POINTS (T * T)
+#define MANY 28     /* tiles that are multiplied at once, at least: those of several images where they are small */
+#define MOST_SIDE 16
+#define MOST_PIXELS (1 << 14) /* with these, no product of sizes overflows */
+#define MOST_CHANNELS (1 << 14)
+#define MOST_EXAMPLES (1 << 18)
+
+typedef Py_ssize_t Size;
+
+typedef struct {
+    Size examples, inputs, outputs, height, width, side, padding, pool; /* as given; pool is 1 or 2 */
+    Size rows, columns;             /* of what is convolved, as far as it is pooled */
+    Size down, right;               /* of the results: rows and columns over pool */
+    Size padded_height, padded_width, shown_height, shown_width; /* of the image with its padding; of the part of the image in it */
+    Size tile, tiles_down, tiles_right, tiles, together; /* outputs of a tile a side; tiles of an image; images at once */
+    Size plane_in, plane_out;       /* numbers between one point's inputs (outputs) of all tiles and the next point's */
+} Shape;
+
+static Size least(Size a, Size b) { return a < b ? a : b; }
+
+static int by_tiles(const Shape *shape) { return (shape->side == 3 || shape->side == 5) && shape->inputs % STRIP == 0; }
+
+/* Sizes from those that are given; the name of one that does not fit, or NULL. */
+static const char *fill(Shape *shape)
+{
+    if (shape->examples < 0 || shape->examples > MOST_EXAMPLES)
+        return "examples";
+    if (shape->inputs < 1 || shape->inputs > MOST_CHANNELS)
+        return "inputs";
+    if (shape->outputs < 1 || shape->outputs > MOST_CHANNELS || shape->outputs % STRIP)
+        return "outputs";
+    if (shape->height < 1 || shape->height > MOST_PIXELS)
+        return "height";
+    if (shape->width < 1 || shape->width > MOST_PIXELS)
+        return "width";
+    if (shape->side < 1 || shape->side > MOST_SIDE)
+        return "side";
+    if (shape->padding < 0 || shape->padding >= shape->side)
+        return "padding";
+    if (shape->pool < 1 || shape->pool > 2)
+        return "pool";
+    shape->down = (shape->height + 2 * shape->padding - shape->side + 1) / shape->pool;
+    shape->right = (shape->width + 2 * shape->padding - shape->side + 1) / shape->pool;
+    if (shape->down < 1)
+        return "height";
+    if (shape->right < 1)
+        return "width";
+    shape->rows = shape->down * shape->pool, shape->columns = shape->right * shape->pool;
+    shape->tile = by_tiles(shape) ? T + 1 - shape->side : 1;
+    shape->tiles_down = (shape->rows + shape->tile - 1) / shape->tile, shape->tiles_right = (shape->columns + shape->tile - 1) / shape->tile;
+    shape->tiles = shape->tiles_down * shape->tiles_right, shape->together = (MANY + shape->tiles - 1) / shape->tiles;
+    shape->padded_height = shape->tiles_down * shape->tile + shape->side - 1, shape->padded_width = shape->tiles_right * shape->tile + shape->side - 1;
+    shape->shown_height = least(shape->height, shape->padded_height - shape->padding);
+    shape->shown_width = least(shape->width, shape->padded_width - shape->padding);
+    /* not a power of two apart, else all points of a tile would share a few places of the cache */
+    shape->plane_in = shape->together * shape->tiles * shape->inputs + STRIP;
+    shape->plane_out = shape->together * shape->tiles * shape->outputs + STRIP;
+    return NULL;
+}
+
+static Size image_size(const Shape *shape) { return shape->height * shape->width * shape->inputs; }
+static Size padded_size(const Shape *shape) { return shape->padded_height * shape->padded_width * shape->inputs; }
+static Size result_size(const Shape *shape) { return shape->down * shape->right * shape->outputs; }
+static Size filters_size(const Shape *shape) { return shape->outputs * shape->side * shape->side * shape->inputs; }
+
+typedef struct {
+    Shape shape;
+    const float *images, *filters, *shift; /* shift: [outputs], what is added to each output */
+    float *results, *places;               /* places: which of 2 x 2 was the greatest, 0 to 3 */
+    const float *slopes;                   /* derivatives by the results */
+    float *gradient, *below;               /* derivatives by the filters, and by the images, NULL where not wanted */
+    /* working memory */
+    float *padded, *padded_below; /* an image with its padding, and the derivatives by it */
+    float *at_inputs, *at_outputs; /* [POINTS, tiles, channels]: what tiles are at the points */
+    float *at_filters;             /* [POINTS, outputs, inputs]: what filters, or the derivatives by them, are there */
+    float *turned;                 /* [POINTS, inputs, outputs], or filters [side, side, inputs, outputs] */
+    float *convolved;              /* [rows, columns, outputs] of one image, or the derivatives by it */
+} Job;
+
+/* The padded image, whose padding is zero already. */
+static void pad(const Shape *shape, const float *image, float *padded)
+{
+    const Size inputs = shape->inputs, width = shape->padded_width;
+    for (Size y = 0; y < shape->shown_height; y++)
+        memcpy(padded + ((y + shape->padding) * width + shape->padding) * inputs, image + y * shape->width * inputs,
+               shape->shown_width * inputs * sizeof(float));
+}
+
+static void take_out(const Shape *shape, const float *padded, float *image)
+{
+    const Size inputs = shape->inputs, width = shape->padded_width;
+    for (Size y = 0; y < shape->shown_height; y++)
+        memcpy(image + y * shape->width * inputs, padded + ((y + shape->padding) * width + shape->padding) * inputs,
+               shape->shown_width * inputs * sizeof(float));
+}
+
+/* columns [width, height] of rows [height, width] */
+static void turn(Size height, Size width, const float *rows, float *columns)
+{
+    for (Size x = 0; x < width; x++)
+        for (Size y = 0; y < height; y++)
+            columns[x * height + y] = rows[y * width + x];
+}
+
+#if HAS_KERNELS
+/* The points ±A and ±B, and what a polynomial is divided by there: the product of the distances to the other points but infinity. */
+#define A 0.75f
+#define B 1.5f
+#define AT_0 (A * A * B * B)
+#define AT_A (2 * A * A * (A * A - B * B))
+#define AT_B (2 * B * B * (B * B - A * A))
+
+#define OF(NAME) NAME##_avx512
+#define TARGET "avx512f"
+#define VECTOR __m512
+#define OP(OPERATION) _mm512_##OPERATION##_ps
+#define MOST_ROWS 14 /* of a product: with two vectors each, and those that are multiplied, all registers */
+#define WHERE(TEST, X, Y) _mm512_cmp_ps_mask(X, Y, TEST)
+#define EITHER(M, N) ((__mmask16)((M) | (N)))
+#define CHOICE(M, X, Y) _mm512_mask_mov_ps(Y, M, X)
+#include "_convolutions_kernel.h"
+
+#define OF(NAME) NAME##_avx2
+#define TARGET "avx2,fma"
+#define VECTOR __m256
+#define OP(OPERATION) _mm256_##OPERATION##_ps
+#define MOST_ROWS 6
+#define WHERE(TEST, X, Y) _mm256_cmp_ps(X, Y, TEST)
+#define EITHER(M, N) _mm256_or_ps(M, N)
+#define CHOICE(M, X, Y) _mm256_blendv_ps(Y, X, M)
+#include "_convolutions_kernel.h"
+#else
+static void forward_avx512(Job *job) {}
+static void forward_avx2(Job *job) {}
+static void backward_avx512(Job *job) {}
+static void backward_avx2(Job *job) {}
+#endif
+
+
+/* Does the job by a kernel, in working memory of its own; 0 where there is not enough. */
+static int work(Job *job, void (*kernel)(Job *))
+{
+    const Shape *shape = &job->shape;
+    const Size tiles = by_tiles(shape), all = POINTS * shape->inputs * shape->outputs;
+    const struct {
+        float **memory;
+        Size numbers;
+    } parts[] = {
+        {&job->padded, padded_size(shape)},
+        {&job->padded_below, tiles * padded_size(shape)},
+        {&job->at_inputs, tiles * POINTS * shape->plane_in},
+        {&job->at_outputs, tiles * POINTS * shape->plane_out},
+        {&job->at_filters, tiles * all},
+        {&job->turned, tiles ? all : filters_size(shape)},
+        {&job->convolved, tiles ? 0 : shape->rows * shape->columns * shape->outputs},
+    };
+    const int count = sizeof(parts) / sizeof(parts[0]);
+    Size total = 0;
+    void *memory;
+
+    for (int part = 0; part < count; part++)
+        total += (parts[part].numbers + STRIP - 1) / STRIP * STRIP;
+    if (posix_memalign(&memory, STRIP * sizeof(float), total * sizeof(float)))
+        return 0;
+    total = 0;
+    for (int part = 0; part < count; part++) {
+        *parts[part].memory = (float *)memory + total;
+        total += (parts[part].numbers + STRIP - 1) / STRIP * STRIP;
+    }
+    kernel(job);
+    free(memory);
+    return 1;
+}
+
+static int holds(const Py_buffer *buffer, Size numbers) { return buffer->len == numbers * (Size)sizeof(float); }
+
+static PyObject *done(const char *name, const char *wrong, int worked, Py_buffer *buffers, int count)
+{
+    for (int buffer = 0; buffer < count; buffer++)
+        PyBuffer_Release(&buffers[buffer]);
+    if (wrong)
+        return PyErr_Format(PyExc_ValueError, "%s: %s does not fit", name, wrong);
+    if (!worked)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+#define SHAPE(JOB) &JOB.shape.examples, &JOB.shape.inputs, &JOB.shape.outputs, &JOB.shape.height, &JOB.shape.width, &JOB.shape.side, &JOB.shape.padding, &JOB.shape.pool
+
+PyDoc_STRVAR(forward_doc,
+             "forward(processor, shape, images, filters, shift, results, places)\n\n"
+             "shape: examples n, inputs, outputs, height, width, side, padding, pool. All float32: images [n, height, width, inputs], filters\n"
+             "[outputs, side, side, inputs] and shift [outputs] to results [n, down, right, outputs] and, where pool is 2, places of the same\n"
+             "shape: which of 2 x 2 pixels was the greatest, 0 to 3. processor: one of PROCESSORS. ValueError if something does not fit.");
+
+static PyObject *forward(PyObject *module, PyObject *arguments)
+{
+    Py_buffer given[5];
+    Job job = {0};
+    const char *processor, *wrong;
+    int worked = 0;
+
+    if (!PyArg_ParseTuple(arguments, "s(nnnnnnnn)y*y*y*w*w*", &processor, SHAPE(job), &given[0], &given[1], &given[2], &given[3], &given[4]))
+        return NULL;
+    const Shape *shape = &job.shape;
+    void (*kernel)(Job *) = KERNEL(processor, forward_avx512, forward_avx2);
+    wrong = fill(&job.shape);
+    if (!wrong)
+        wrong = !kernel                                                                       ? "processor"
+                : !holds(&given[0], shape->examples * image_size(shape))                      ? "images"
+                : !holds(&given[1], filters_size(shape))                                      ? "filters"
+                : !holds(&given[2], shape->outputs)                                           ? "shift"
+                : !holds(&given[3], shape->examples * result_size(shape))                     ? "results"
+                : !holds(&given[4], (shape->pool - 1) * shape->examples * result_size(shape)) ? "places"
+                                                                                              : NULL;
+    if (!wrong) {
+        job.images = given[0].buf, job.filters = given[1].buf, job.shift = given[2].buf, job.results = given[3].buf, job.places = given[4].buf;
+        Py_BEGIN_ALLOW_THREADS
+        worked = work(&job, kernel);
+        Py_END_ALLOW_THREADS
+    }
+    return done("forward", wrong, worked, given, 5);
+}
+
+PyDoc_STRVAR(backward_doc,
+             "backward(processor, shape, images, filters, places, slopes, gradient, below)\n\n"
+             "From slopes, derivatives by the results of `forward`, whose shape, images, filters and places are given, to gradient, those by the\n"
+             "filters, and below, those by the images, which is of no numbers where not wanted, as it must not be for inputs that are no\n"
+             "multiple of STRIP and for filters other than 3 x 3 and 5 x 5. ValueError if something does not fit.");
+
+static PyObject *backward(PyObject *module, PyObject *arguments)
+{
+    Py_buffer given[6];
+    Job job = {0};
+    const char *processor, *wrong;
+    int worked = 0;
+
+    if (!PyArg_ParseTuple(arguments, "s(nnnnnnnn)y*y*y*y*w*w*", &processor, SHAPE(job), &given[0], &given[1], &given[2], &given[3], &given[4], &given[5]))
+        return NULL;
+    const Shape *shape = &job.shape;
+    void (*kernel)(Job *) = KERNEL(processor, backward_avx512, backward_avx2);
+    wrong = fill(&job.shape);
+    if (!wrong)
+        wrong = !kernel                                                                                                  ? "processor"
+                : !holds(&given[0], shape->examples * image_size(shape))                                                 ? "images"
+                : !holds(&given[1], filters_size(shape))                                                                 ? "filters"
+                : !holds(&given[2], (shape->pool - 1) * shape->examples * result_size(shape))                            ? "places"
+                : !holds(&given[3], shape->examples * result_size(shape))                                                ? "slopes"
+                : !holds(&given[4], filters_size(shape))                                                                 ? "gradient"
+                : !holds(&given[5], 0) && !(by_tiles(shape) && holds(&given[5], shape->examples * image_size(shape))) ? "below"
+                                                                                                                         : NULL;
+    if (!wrong) {
+        job.images = given[0].buf, job.filters = given[1].buf, job.places = given[2].buf, job.slopes = given[3].buf;
+        job.gradient = given[4].buf, job.below = given[5].len ? given[5].buf : NULL;
+        Py_BEGIN_ALLOW_THREADS
+        worked = work(&job, kernel);
+        Py_END_ALLOW_THREADS
+    }
+    return done("backward", wrong, worked, given, 6);
+}
+
+static PyMethodDef methods[] = {
+    {"forward", forward, METH_VARARGS, forward_doc},
+    {"backward", backward, METH_VARARGS, backward_doc},
+    {NULL, NULL, 0, NULL},
+};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_convolutions", "Convolutions of small images and their gradients.", -1, methods};
+
+/* STRIP: channels are multiples of it. */
+PyMODINIT_FUNC PyInit__convolutions(void)
+{
+    PyObject *module = PyModule_Create(&definition);
+    if (module && (add_processors(module) < 0 || PyModule_AddIntConstant(module, "STRIP", STRIP) < 0))
+        Py_CLEAR(module);
+    return module;
+}
