@@ -1,16 +1,16 @@
 /* Convolutions of stride 1 with the maxima of 2 x 2 pixels that may follow, and their gradients, for small images: where local training of
  * convolutional networks spends its time. fedsim.convolutions says which, and what computes where this is not built.
  *
- * Channels are last: images [examples, height, width, inputs], filters [outputs, side, side, inputs]. Vectors are of channels, of which there
- * are multiples of STRIP.
+ * Channels are last: images [examples, height, width, inputs], filters [outputs, side, side, inputs]. Vectors are of channels, of which
+ * there are multiples of STRIP here: others are filled up with zeros.
  *
- * Filters of 3 x 3 and 5 x 5 pixels and STRIPs of inputs go by minimal filtering (Winograd 1980; Lavin and Gray 2016, section 4): a tile
+ * Filters of 3 x 3 and 5 x 5 pixels on more than FEW inputs go by minimal filtering (Winograd 1980; Lavin and Gray 2016, section 4): a tile
  * of T x T inputs, T = 6, and the filters are evaluated as polynomials at six points of each dimension, 0, 3/4, -3/4, 3/2, -3/2 and
  * infinity, multiplied and summed over the inputs there, and m x m outputs, m = T + 1 - side, are found from that. This takes 36
  * multiplications in place of (m side)^2 = 100 or 144. The points keep rounding errors near those of the plain sum, since their powers are
  * near 1; they and their squares are exact. Backward passes are the transposes of these maps, so gradients are those of what is computed.
  *
- * Images of a few channels, which are data, go by the plain sum.
+ * Images of no more channels, which are data, go by the plain sum.
  *
  * Each number is one chain of fused multiply-adds in an order that depends on sizes alone: bits are the same by either kernel, and wherever
  * in memory things lie.
@@ -22,10 +22,11 @@
 
 #include "_processors.h"
 
-#define STRIP 16    /* channels are multiples of it: a cache line */
+#define STRIP 16    /* channels: a cache line */
+#define FEW 4       /* channels of data */
 #define T 6         /* side of a tile */
 #define POINTS (T * T)
-#define MANY 28     /* tiles that are multiplied at once, at least: those of several images where they are small */
+#define MANY 48     /* tiles that are multiplied at once, at least: as many rows of them, whatever images they are of */
 #define MOST_SIDE 16
 #define MOST_PIXELS (1 << 14) /* with these, no product of sizes overflows */
 #define MOST_CHANNELS (1 << 14)
@@ -34,26 +35,29 @@
 typedef Py_ssize_t Size;
 
 typedef struct {
-    Size examples, inputs, outputs, height, width, side, padding, pool; /* as given; pool is 1 or 2 */
+    Size examples, given_inputs, given_outputs, height, width, side, padding, pool; /* as given; pool is 1 or 2 */
+    Size inputs, outputs;           /* with those of zeros: multiples of STRIP, but for inputs that go by the plain sum */
     Size rows, columns;             /* of what is convolved, as far as it is pooled */
     Size down, right;               /* of the results: rows and columns over pool */
     Size padded_height, padded_width, shown_height, shown_width; /* of the image with its padding; of the part of the image in it */
-    Size tile, tiles_down, tiles_right, tiles, together; /* outputs of a tile a side; tiles of an image; images at once */
+    Size tile, tiles_down, tiles_right, together; /* outputs of a tile a side; tiles of an image; rows of tiles at once */
     Size plane_in, plane_out;       /* numbers between one point's inputs (outputs) of all tiles and the next point's */
 } Shape;
 
 static Size least(Size a, Size b) { return a < b ? a : b; }
 
-static int by_tiles(const Shape *shape) { return (shape->side == 3 || shape->side == 5) && shape->inputs % STRIP == 0; }
+static int by_tiles(const Shape *shape) { return (shape->side == 3 || shape->side == 5) && shape->given_inputs > FEW; }
+
+static Size strips(Size numbers) { return (numbers + STRIP - 1) / STRIP * STRIP; }
 
 /* Sizes from those that are given; the name of one that does not fit, or NULL. */
 static const char *fill(Shape *shape)
 {
     if (shape->examples < 0 || shape->examples > MOST_EXAMPLES)
         return "examples";
-    if (shape->inputs < 1 || shape->inputs > MOST_CHANNELS)
+    if (shape->given_inputs < 1 || shape->given_inputs > MOST_CHANNELS)
         return "inputs";
-    if (shape->outputs < 1 || shape->outputs > MOST_CHANNELS || shape->outputs % STRIP)
+    if (shape->given_outputs < 1 || shape->given_outputs > MOST_CHANNELS)
         return "outputs";
     if (shape->height < 1 || shape->height > MOST_PIXELS)
         return "height";
@@ -71,31 +75,36 @@ static const char *fill(Shape *shape)
         return "height";
     if (shape->right < 1)
         return "width";
+    shape->inputs = by_tiles(shape) ? strips(shape->given_inputs) : shape->given_inputs, shape->outputs = strips(shape->given_outputs);
     shape->rows = shape->down * shape->pool, shape->columns = shape->right * shape->pool;
     shape->tile = by_tiles(shape) ? T + 1 - shape->side : 1;
     shape->tiles_down = (shape->rows + shape->tile - 1) / shape->tile, shape->tiles_right = (shape->columns + shape->tile - 1) / shape->tile;
-    shape->tiles = shape->tiles_down * shape->tiles_right, shape->together = (MANY + shape->tiles - 1) / shape->tiles;
+    shape->together = (MANY + shape->tiles_right - 1) / shape->tiles_right;
     shape->padded_height = shape->tiles_down * shape->tile + shape->side - 1, shape->padded_width = shape->tiles_right * shape->tile + shape->side - 1;
     shape->shown_height = least(shape->height, shape->padded_height - shape->padding);
     shape->shown_width = least(shape->width, shape->padded_width - shape->padding);
     /* not a power of two apart, else all points of a tile would share a few places of the cache */
-    shape->plane_in = shape->together * shape->tiles * shape->inputs + STRIP;
-    shape->plane_out = shape->together * shape->tiles * shape->outputs + STRIP;
+    shape->plane_in = shape->together * shape->tiles_right * shape->inputs + STRIP;
+    shape->plane_out = shape->together * shape->tiles_right * shape->outputs + STRIP;
     return NULL;
 }
 
-static Size image_size(const Shape *shape) { return shape->height * shape->width * shape->inputs; }
+/* Numbers of an image, of its results and of all filters, and of these with what is filled up. */
+static Size image_size(const Shape *shape) { return shape->height * shape->width * shape->given_inputs; }
 static Size padded_size(const Shape *shape) { return shape->padded_height * shape->padded_width * shape->inputs; }
-static Size result_size(const Shape *shape) { return shape->down * shape->right * shape->outputs; }
-static Size filters_size(const Shape *shape) { return shape->outputs * shape->side * shape->side * shape->inputs; }
+static Size result_size(const Shape *shape) { return shape->down * shape->right * shape->given_outputs; }
+static Size filled_result_size(const Shape *shape) { return shape->down * shape->right * shape->outputs; }
+static Size filters_size(const Shape *shape) { return shape->given_outputs * shape->side * shape->side * shape->given_inputs; }
+static Size filled_filters_size(const Shape *shape) { return shape->outputs * shape->side * shape->side * shape->inputs; }
 
 typedef struct {
     Shape shape;
     const float *images, *filters, *shift; /* shift: [outputs], what is added to each output */
-    float *results, *places;               /* places: which of 2 x 2 was the greatest, 0 to 3 */
+    float *results, *places;               /* places: which of 2 x 2 was the greatest, 0 to 3, of outputs that are filled up */
     const float *slopes;                   /* derivatives by the results */
     float *gradient, *below;               /* derivatives by the filters, and by the images, NULL where not wanted */
     /* working memory */
+    float *filled_filters, *filled_shift, *filled_results; /* the last of one image: its results, or the derivatives by them */
     float *padded, *padded_below; /* an image with its padding, and the derivatives by it */
     float *at_inputs, *at_outputs; /* [POINTS, tiles, channels]: what tiles are at the points */
     float *at_filters;             /* [POINTS, outputs, inputs]: what filters, or the derivatives by them, are there */
@@ -103,21 +112,66 @@ typedef struct {
     float *convolved;              /* [rows, columns, outputs] of one image, or the derivatives by it */
 } Job;
 
-/* The padded image, whose padding is zero already. */
-static void pad(const Shape *shape, const float *image, float *padded)
+static void copy_rows(Size rows, Size numbers, const float *from, Size from_row, float *to, Size to_row)
 {
-    const Size inputs = shape->inputs, width = shape->padded_width;
-    for (Size y = 0; y < shape->shown_height; y++)
-        memcpy(padded + ((y + shape->padding) * width + shape->padding) * inputs, image + y * shape->width * inputs,
-               shape->shown_width * inputs * sizeof(float));
+    if (numbers == from_row && numbers == to_row)
+        memcpy(to, from, rows * numbers * sizeof(float));
+    else
+        for (Size row = 0; row < rows; row++)
+            memcpy(to + row * to_row, from + row * from_row, numbers * sizeof(float));
 }
 
-static void take_out(const Shape *shape, const float *padded, float *image)
+/* Puts an image into the padded one, which is of zeros or another image. */
+static void pad(const Job *job, Size at)
 {
-    const Size inputs = shape->inputs, width = shape->padded_width;
+    const Shape *shape = &job->shape;
+    const float *image = job->images + at * image_size(shape);
     for (Size y = 0; y < shape->shown_height; y++)
-        memcpy(image + y * shape->width * inputs, padded + ((y + shape->padding) * width + shape->padding) * inputs,
-               shape->shown_width * inputs * sizeof(float));
+        copy_rows(shape->shown_width, shape->given_inputs, image + y * shape->width * shape->given_inputs, shape->given_inputs,
+                  job->padded + ((y + shape->padding) * shape->padded_width + shape->padding) * shape->inputs, shape->inputs);
+}
+
+/* Takes the derivatives by it out: those by what did not fit are 0. */
+static void take_out(const Job *job, Size at)
+{
+    const Shape *shape = &job->shape;
+    float *image = job->below + at * image_size(shape);
+    if (shape->shown_height < shape->height || shape->shown_width < shape->width)
+        memset(image, 0, image_size(shape) * sizeof(float));
+    for (Size y = 0; y < shape->shown_height; y++)
+        copy_rows(shape->shown_width, shape->given_inputs,
+                  job->padded_below + ((y + shape->padding) * shape->padded_width + shape->padding) * shape->inputs, shape->inputs,
+                  image + y * shape->width * shape->given_inputs, shape->given_inputs);
+}
+
+/* Filters and shift filled up with zeros. */
+static void fill_up(Job *job)
+{
+    const Shape *shape = &job->shape;
+    const Size pixels = shape->side * shape->side;
+    memset(job->filled_filters, 0, filled_filters_size(shape) * sizeof(float));
+    copy_rows(shape->given_outputs * pixels, shape->given_inputs, job->filters, shape->given_inputs, job->filled_filters, shape->inputs);
+    if (job->shift) {
+        memset(job->filled_shift, 0, shape->outputs * sizeof(float));
+        memcpy(job->filled_shift, job->shift, shape->given_outputs * sizeof(float));
+    }
+    memset(job->filled_results, 0, filled_result_size(shape) * sizeof(float));
+    memset(job->padded, 0, padded_size(shape) * sizeof(float));
+}
+
+/* Results of an image out of those that are filled up, and derivatives by them back. */
+static void take_results(const Job *job, Size image)
+{
+    const Shape *shape = &job->shape;
+    copy_rows(shape->down * shape->right, shape->given_outputs, job->filled_results, shape->outputs, job->results + image * result_size(shape),
+              shape->given_outputs);
+}
+
+static void fill_slopes(const Job *job, Size image)
+{
+    const Shape *shape = &job->shape;
+    copy_rows(shape->down * shape->right, shape->given_outputs, job->slopes + image * result_size(shape), shape->given_outputs,
+              job->filled_results, shape->outputs);
 }
 
 /* columns [width, height] of rows [height, width] */
@@ -172,12 +226,15 @@ static int work(Job *job, void (*kernel)(Job *))
         float **memory;
         Size numbers;
     } parts[] = {
+        {&job->filled_filters, filled_filters_size(shape)},
+        {&job->filled_shift, shape->outputs},
+        {&job->filled_results, filled_result_size(shape)},
         {&job->padded, padded_size(shape)},
         {&job->padded_below, tiles * padded_size(shape)},
         {&job->at_inputs, tiles * POINTS * shape->plane_in},
         {&job->at_outputs, tiles * POINTS * shape->plane_out},
         {&job->at_filters, tiles * all},
-        {&job->turned, tiles ? all : filters_size(shape)},
+        {&job->turned, tiles ? all : filled_filters_size(shape)},
         {&job->convolved, tiles ? 0 : shape->rows * shape->columns * shape->outputs},
     };
     const int count = sizeof(parts) / sizeof(parts[0]);
@@ -185,13 +242,13 @@ static int work(Job *job, void (*kernel)(Job *))
     void *memory;
 
     for (int part = 0; part < count; part++)
-        total += (parts[part].numbers + STRIP - 1) / STRIP * STRIP;
+        total += strips(parts[part].numbers);
     if (posix_memalign(&memory, STRIP * sizeof(float), total * sizeof(float)))
         return 0;
     total = 0;
     for (int part = 0; part < count; part++) {
         *parts[part].memory = (float *)memory + total;
-        total += (parts[part].numbers + STRIP - 1) / STRIP * STRIP;
+        total += strips(parts[part].numbers);
     }
     kernel(job);
     free(memory);
@@ -211,13 +268,13 @@ static PyObject *done(const char *name, const char *wrong, int worked, Py_buffer
     Py_RETURN_NONE;
 }
 
-#define SHAPE(JOB) &JOB.shape.examples, &JOB.shape.inputs, &JOB.shape.outputs, &JOB.shape.height, &JOB.shape.width, &JOB.shape.side, &JOB.shape.padding, &JOB.shape.pool
+#define SHAPE(JOB) &JOB.shape.examples, &JOB.shape.given_inputs, &JOB.shape.given_outputs, &JOB.shape.height, &JOB.shape.width, &JOB.shape.side, &JOB.shape.padding, &JOB.shape.pool
 
 PyDoc_STRVAR(forward_doc,
              "forward(processor, shape, images, filters, shift, results, places)\n\n"
              "shape: examples n, inputs, outputs, height, width, side, padding, pool. All float32: images [n, height, width, inputs], filters\n"
-             "[outputs, side, side, inputs] and shift [outputs] to results [n, down, right, outputs] and, where pool is 2, places of the same\n"
-             "shape: which of 2 x 2 pixels was the greatest, 0 to 3. processor: one of PROCESSORS. ValueError if something does not fit.");
+             "[outputs, side, side, inputs] and shift [outputs] to results [n, down, right, outputs] and, where pool is 2, places [n, down,\n"
+             "right, outputs up to a multiple of STRIP], if wanted: which of 2 x 2 pixels was the greatest, 0 to 3. processor: one of PROCESSORS. ValueError if something does not fit.");
 
 static PyObject *forward(PyObject *module, PyObject *arguments)
 {
@@ -235,12 +292,12 @@ static PyObject *forward(PyObject *module, PyObject *arguments)
         wrong = !kernel                                                                       ? "processor"
                 : !holds(&given[0], shape->examples * image_size(shape))                      ? "images"
                 : !holds(&given[1], filters_size(shape))                                      ? "filters"
-                : !holds(&given[2], shape->outputs)                                           ? "shift"
+                : !holds(&given[2], shape->given_outputs)                                         ? "shift"
                 : !holds(&given[3], shape->examples * result_size(shape))                     ? "results"
-                : !holds(&given[4], (shape->pool - 1) * shape->examples * result_size(shape)) ? "places"
+                : given[4].len && !holds(&given[4], (shape->pool - 1) * shape->examples * filled_result_size(shape)) ? "places"
                                                                                               : NULL;
     if (!wrong) {
-        job.images = given[0].buf, job.filters = given[1].buf, job.shift = given[2].buf, job.results = given[3].buf, job.places = given[4].buf;
+        job.images = given[0].buf, job.filters = given[1].buf, job.shift = given[2].buf, job.results = given[3].buf, job.places = given[4].len ? given[4].buf : NULL;
         Py_BEGIN_ALLOW_THREADS
         worked = work(&job, kernel);
         Py_END_ALLOW_THREADS
@@ -251,8 +308,8 @@ static PyObject *forward(PyObject *module, PyObject *arguments)
 PyDoc_STRVAR(backward_doc,
              "backward(processor, shape, images, filters, places, slopes, gradient, below)\n\n"
              "From slopes, derivatives by the results of `forward`, whose shape, images, filters and places are given, to gradient, those by the\n"
-             "filters, and below, those by the images, which is of no numbers where not wanted, as it must not be for inputs that are no\n"
-             "multiple of STRIP and for filters other than 3 x 3 and 5 x 5. ValueError if something does not fit.");
+             "filters, and below, those by the images, which is of no numbers where not wanted, as it must not be for up to FEW inputs and\n"
+             "for filters other than 3 x 3 and 5 x 5. ValueError if something does not fit.");
 
 static PyObject *backward(PyObject *module, PyObject *arguments)
 {
@@ -270,7 +327,7 @@ static PyObject *backward(PyObject *module, PyObject *arguments)
         wrong = !kernel                                                                                                  ? "processor"
                 : !holds(&given[0], shape->examples * image_size(shape))                                                 ? "images"
                 : !holds(&given[1], filters_size(shape))                                                                 ? "filters"
-                : !holds(&given[2], (shape->pool - 1) * shape->examples * result_size(shape))                            ? "places"
+                : !holds(&given[2], (shape->pool - 1) * shape->examples * filled_result_size(shape))                            ? "places"
                 : !holds(&given[3], shape->examples * result_size(shape))                                                ? "slopes"
                 : !holds(&given[4], filters_size(shape))                                                                 ? "gradient"
                 : !holds(&given[5], 0) && !(by_tiles(shape) && holds(&given[5], shape->examples * image_size(shape))) ? "below"
@@ -292,11 +349,11 @@ static PyMethodDef methods[] = {
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_convolutions", "Convolutions of small images and their gradients.", -1, methods};
 
-/* STRIP: channels are multiples of it. */
+/* FEW, STRIP: channels of data; places are of a multiple of it. */
 PyMODINIT_FUNC PyInit__convolutions(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module && (add_processors(module) < 0 || PyModule_AddIntConstant(module, "STRIP", STRIP) < 0))
+    if (module && (add_processors(module) < 0 || PyModule_AddIntConstant(module, "STRIP", STRIP) < 0 || PyModule_AddIntConstant(module, "FEW", FEW) < 0))
         Py_CLEAR(module);
     return module;
 }

@@ -145,11 +145,12 @@ INLINE VECTOR OF(greatest)(const VECTOR values[4], VECTOR *place)
     return most;
 }
 
-/* From the convolved [rows, columns] of a tile to the results of one image, of the strip of channels from `channel`; at: of the tile. */
-INLINE void OF(put_results)(const Job *job, const int tile, const VECTOR (*convolved)[T], Size row, Size column, Size channel, float *results, float *places)
+/* Puts a tile at this row and column of what is convolved, of the channels from `channel`, into the results of its image, whose places
+ * begin at `first`. */
+INLINE void OF(put_results)(const Job *job, const int tile, const VECTOR (*convolved)[T], Size row, Size column, Size channel, Size first)
 {
     const Shape *shape = &job->shape;
-    const VECTOR shift = OP(loadu)(job->shift + channel);
+    const VECTOR shift = OP(loadu)(job->filled_shift + channel);
     const int pool = shape->pool;
     for (int y = 0; y < tile && row + y < shape->rows; y += pool)
         for (int x = 0; x < tile && column + x < shape->columns; x += pool) {
@@ -159,22 +160,25 @@ INLINE void OF(put_results)(const Job *job, const int tile, const VECTOR (*convo
                 VECTOR place;
                 const VECTOR values[4] = {convolved[y][x], convolved[y][x + 1], convolved[y + 1][x], convolved[y + 1][x + 1]};
                 found = OF(greatest)(values, &place);
-                OP(storeu)(places + at, place);
+                if (job->places)
+                    OP(storeu)(job->places + first + at, place);
             }
-            OP(storeu)(results + at, OP(add)(found, shift));
+            OP(storeu)(job->filled_results + at, OP(add)(found, shift));
         }
 }
 
-/* The derivative by what is convolved at one pixel, from those by the results of one image. */
-INLINE VECTOR OF(slope_at)(const Shape *shape, Size row, Size column, Size channel, const float *slopes, const float *places)
+/* The derivative by what is convolved at one pixel of an image, whose places begin at `first`, from those by its results. */
+INLINE VECTOR OF(slope_at)(const Job *job, Size row, Size column, Size channel, Size first)
 {
+    const Shape *shape = &job->shape;
+    const float *slopes = job->filled_results;
     if (row >= shape->rows || column >= shape->columns)
         return OP(setzero)();
     if (shape->pool == 1)
         return OP(loadu)(slopes + (row * shape->columns + column) * shape->outputs + channel);
     const Size at = (row / 2 * shape->right + column / 2) * shape->outputs + channel;
     const VECTOR place = OP(set1)((float)(row % 2 * 2 + column % 2));
-    return CHOICE(WHERE(_CMP_EQ_OQ, OP(loadu)(places + at), place), OP(loadu)(slopes + at), OP(setzero)());
+    return CHOICE(WHERE(_CMP_EQ_OQ, OP(loadu)(job->places + first + at), place), OP(loadu)(slopes + at), OP(setzero)());
 }
 
 /* Calls of what has the side of the tile in it, so that the compiler knows it. */
@@ -223,153 +227,161 @@ INLINE void OF(points_to_filters)(const int side, const Shape *shape, const floa
         }
 }
 
-/* A padded image to [POINTS, tiles, inputs], of which other images' tiles are part. */
-KERNEL_PART void OF(image_to_points)(const Shape *shape, const float *padded, float *points)
+/* A row of tiles of a padded image to [POINTS, tiles, inputs]. */
+KERNEL_PART void OF(image_to_points)(const Shape *shape, Size down, const float *padded, float *points)
 {
     const Size inputs = shape->inputs, width = shape->padded_width;
-    for (Size down = 0; down < shape->tiles_down; down++)
-        for (Size right = 0; right < shape->tiles_right; right++, points += inputs)
-            for (Size channel = 0; channel < inputs; channel += LANES) {
-                const float *corner = padded + (down * width + right) * shape->tile * inputs + channel;
-                VECTOR half[T][T], column[T], values[T];
-                UNROLLED for (int x = 0; x < T; x++) {
-                    UNROLLED for (int y = 0; y < T; y++) column[y] = OP(loadu)(corner + (y * width + x) * inputs);
-                    OF(inputs_at_points)(column, values);
-                    UNROLLED for (int y = 0; y < T; y++) half[y][x] = values[y];
-                }
-                UNROLLED for (int y = 0; y < T; y++) {
-                    OF(inputs_at_points)(half[y], values);
-                    UNROLLED for (int x = 0; x < T; x++) OP(storeu)(points + (y * T + x) * shape->plane_in + channel, values[x]);
-                }
+    for (Size right = 0; right < shape->tiles_right; right++, points += inputs)
+        for (Size channel = 0; channel < inputs; channel += LANES) {
+            const float *corner = padded + (down * width + right) * shape->tile * inputs + channel;
+            VECTOR half[T][T], column[T], values[T];
+            UNROLLED for (int x = 0; x < T; x++) {
+                UNROLLED for (int y = 0; y < T; y++) column[y] = OP(loadu)(corner + (y * width + x) * inputs);
+                OF(inputs_at_points)(column, values);
+                UNROLLED for (int y = 0; y < T; y++) half[y][x] = values[y];
             }
+            UNROLLED for (int y = 0; y < T; y++) {
+                OF(inputs_at_points)(half[y], values);
+                UNROLLED for (int x = 0; x < T; x++) OP(storeu)(points + (y * T + x) * shape->plane_in + channel, values[x]);
+            }
+        }
 }
 
 /* Its transpose, added to the padded image. */
-KERNEL_PART void OF(points_to_image)(const Shape *shape, const float *points, float *padded)
+KERNEL_PART void OF(points_to_image)(const Shape *shape, Size down, const float *points, float *padded)
 {
     const Size inputs = shape->inputs, width = shape->padded_width;
-    for (Size down = 0; down < shape->tiles_down; down++)
-        for (Size right = 0; right < shape->tiles_right; right++, points += inputs)
-            for (Size channel = 0; channel < inputs; channel += LANES) {
-                float *corner = padded + (down * width + right) * shape->tile * inputs + channel;
-                VECTOR half[T][T], column[T], values[T];
+    for (Size right = 0; right < shape->tiles_right; right++, points += inputs)
+        for (Size channel = 0; channel < inputs; channel += LANES) {
+            float *corner = padded + (down * width + right) * shape->tile * inputs + channel;
+            VECTOR half[T][T], column[T], values[T];
+            UNROLLED for (int x = 0; x < T; x++) {
+                UNROLLED for (int y = 0; y < T; y++) column[y] = OP(loadu)(points + (y * T + x) * shape->plane_in + channel);
+                OF(points_to_inputs)(column, values);
+                UNROLLED for (int y = 0; y < T; y++) half[y][x] = values[y];
+            }
+            UNROLLED for (int y = 0; y < T; y++) {
+                OF(points_to_inputs)(half[y], values);
                 UNROLLED for (int x = 0; x < T; x++) {
-                    UNROLLED for (int y = 0; y < T; y++) column[y] = OP(loadu)(points + (y * T + x) * shape->plane_in + channel);
-                    OF(points_to_inputs)(column, values);
-                    UNROLLED for (int y = 0; y < T; y++) half[y][x] = values[y];
-                }
-                UNROLLED for (int y = 0; y < T; y++) {
-                    OF(points_to_inputs)(half[y], values);
-                    UNROLLED for (int x = 0; x < T; x++) {
-                        float *pixel = corner + (y * width + x) * inputs;
-                        OP(storeu)(pixel, OP(add)(OP(loadu)(pixel), values[x]));
-                    }
+                    float *pixel = corner + (y * width + x) * inputs;
+                    OP(storeu)(pixel, OP(add)(OP(loadu)(pixel), values[x]));
                 }
             }
+        }
 }
 
-/* [POINTS, tiles, outputs] to the results of an image. */
-INLINE void OF(points_to_results)(const int tile, const Job *job, const float *points, float *results, float *places)
+/* A row of tiles [POINTS, tiles, outputs] to the results of its image. */
+INLINE void OF(points_to_results)(const int tile, const Job *job, Size down, const float *points, Size first)
 {
     const Shape *shape = &job->shape;
-    for (Size down = 0; down < shape->tiles_down; down++)
-        for (Size right = 0; right < shape->tiles_right; right++, points += shape->outputs)
-            for (Size channel = 0; channel < shape->outputs; channel += LANES) {
-                VECTOR half[T][T], column[T], values[T];
-                UNROLLED for (int x = 0; x < T; x++) {
-                    UNROLLED for (int y = 0; y < T; y++) column[y] = OP(loadu)(points + (y * T + x) * shape->plane_out + channel);
-                    OF(gather)(tile, OF(plain), column, values);
-                    UNROLLED for (int y = 0; y < tile; y++) half[y][x] = values[y];
-                }
-                UNROLLED for (int y = 0; y < tile; y++) {
-                    OF(gather)(tile, OF(plain), half[y], values);
-                    UNROLLED for (int x = 0; x < tile; x++) half[y][x] = values[x];
-                }
-                OF(put_results)(job, tile, half, down * tile, right * tile, channel, results, places);
+    for (Size right = 0; right < shape->tiles_right; right++, points += shape->outputs)
+        for (Size channel = 0; channel < shape->outputs; channel += LANES) {
+            VECTOR half[T][T], column[T], values[T];
+            UNROLLED for (int x = 0; x < T; x++) {
+                UNROLLED for (int y = 0; y < T; y++) column[y] = OP(loadu)(points + (y * T + x) * shape->plane_out + channel);
+                OF(gather)(tile, OF(plain), column, values);
+                UNROLLED for (int y = 0; y < tile; y++) half[y][x] = values[y];
             }
+            UNROLLED for (int y = 0; y < tile; y++) {
+                OF(gather)(tile, OF(plain), half[y], values);
+                UNROLLED for (int x = 0; x < tile; x++) half[y][x] = values[x];
+            }
+            OF(put_results)(job, tile, half, down * tile, right * tile, channel, first);
+        }
 }
 
 /* Its transpose. */
-INLINE void OF(slopes_to_points)(const int tile, const Shape *shape, const float *slopes, const float *places, float *points)
+INLINE void OF(slopes_to_points)(const int tile, const Job *job, Size down, Size first, float *points)
 {
-    for (Size down = 0; down < shape->tiles_down; down++)
-        for (Size right = 0; right < shape->tiles_right; right++, points += shape->outputs)
-            for (Size channel = 0; channel < shape->outputs; channel += LANES) {
-                VECTOR half[T][T], column[T], values[T];
-                UNROLLED for (int x = 0; x < tile; x++) {
-                    UNROLLED for (int y = 0; y < tile; y++)
-                        column[y] = OF(slope_at)(shape, down * tile + y, right * tile + x, channel, slopes, places);
-                    OF(evaluate)(tile, OF(plain), column, values);
-                    UNROLLED for (int y = 0; y < T; y++) half[y][x] = values[y];
-                }
-                UNROLLED for (int y = 0; y < T; y++) {
-                    OF(evaluate)(tile, OF(plain), half[y], values);
-                    UNROLLED for (int x = 0; x < T; x++) OP(storeu)(points + (y * T + x) * shape->plane_out + channel, values[x]);
-                }
+    const Shape *shape = &job->shape;
+    for (Size right = 0; right < shape->tiles_right; right++, points += shape->outputs)
+        for (Size channel = 0; channel < shape->outputs; channel += LANES) {
+            VECTOR half[T][T], column[T], values[T];
+            UNROLLED for (int x = 0; x < tile; x++) {
+                UNROLLED for (int y = 0; y < tile; y++) column[y] = OF(slope_at)(job, down * tile + y, right * tile + x, channel, first);
+                OF(evaluate)(tile, OF(plain), column, values);
+                UNROLLED for (int y = 0; y < T; y++) half[y][x] = values[y];
             }
+            UNROLLED for (int y = 0; y < T; y++) {
+                OF(evaluate)(tile, OF(plain), half[y], values);
+                UNROLLED for (int x = 0; x < T; x++) OP(storeu)(points + (y * T + x) * shape->plane_out + channel, values[x]);
+            }
+        }
 }
 
 KERNEL_PART void OF(forward_by_tiles)(Job *job)
 {
     const Shape *shape = &job->shape;
-    const Size inputs = shape->inputs, outputs = shape->outputs, tiles = shape->tiles;
-    FOR_SIDE(shape, OF(filters_to_points), shape, job->filters, job->at_filters);
+    const Size inputs = shape->inputs, outputs = shape->outputs, right = shape->tiles_right, rows = shape->examples * shape->tiles_down;
+    FOR_SIDE(shape, OF(filters_to_points), shape, job->filled_filters, job->at_filters);
     for (Size point = 0; point < POINTS; point++)
         turn(outputs, inputs, job->at_filters + point * inputs * outputs, job->turned + point * inputs * outputs);
-    for (Size first = 0; first < shape->examples; first += shape->together) {
-        const Size images = least(shape->together, shape->examples - first);
-        for (Size image = 0; image < images; image++) {
-            pad(shape, job->images + (first + image) * image_size(shape), job->padded);
-            OF(image_to_points)(shape, job->padded, job->at_inputs + image * tiles * inputs);
+    for (Size first = 0; first < rows; first += shape->together) {
+        const Size last = least(first + shape->together, rows);
+        for (Size row = first; row < last; row++) {
+            const Size image = row / shape->tiles_down, down = row % shape->tiles_down;
+            if (down == 0)
+                pad(job, image);
+            OF(image_to_points)(shape, down, job->padded, job->at_inputs + (row - first) * right * inputs);
         }
         for (Size point = 0; point < POINTS; point++)
             OF(multiply)(&(OF(Product)){
-                .rows = images * tiles, .columns = outputs, .depth = inputs, .parts = 1,
+                .rows = (last - first) * right, .columns = outputs, .depth = inputs, .parts = 1,
                 .left = job->at_inputs + point * shape->plane_in, .left_row = inputs, .left_step = 1,
                 .right = job->turned + point * inputs * outputs, .right_row = outputs,
                 .result = job->at_outputs + point * shape->plane_out, .result_row = outputs,
             });
-        for (Size image = 0; image < images; image++)
-            FOR_TILE(shape, OF(points_to_results), job, job->at_outputs + image * tiles * outputs, job->results + (first + image) * result_size(shape),
-                     job->places + (first + image) * result_size(shape));
+        for (Size row = first; row < last; row++) {
+            const Size image = row / shape->tiles_down, down = row % shape->tiles_down;
+            FOR_TILE(shape, OF(points_to_results), job, down, job->at_outputs + (row - first) * right * outputs, image * filled_result_size(shape));
+            if (down == shape->tiles_down - 1)
+                take_results(job, image);
+        }
     }
 }
 
 KERNEL_PART void OF(backward_by_tiles)(Job *job)
 {
     const Shape *shape = &job->shape;
-    const Size inputs = shape->inputs, outputs = shape->outputs, tiles = shape->tiles, all = POINTS * inputs * outputs;
+    const Size inputs = shape->inputs, outputs = shape->outputs, right = shape->tiles_right, rows = shape->examples * shape->tiles_down;
     float *filters = job->at_filters, *gradient = job->turned;
     if (job->below)
-        FOR_SIDE(shape, OF(filters_to_points), shape, job->filters, filters);
-    memset(gradient, 0, all * sizeof(float));
-    for (Size first = 0; first < shape->examples; first += shape->together) {
-        const Size images = least(shape->together, shape->examples - first);
-        for (Size image = 0; image < images; image++) {
-            pad(shape, job->images + (first + image) * image_size(shape), job->padded);
-            OF(image_to_points)(shape, job->padded, job->at_inputs + image * tiles * inputs);
-            FOR_TILE(shape, OF(slopes_to_points), shape, job->slopes + (first + image) * result_size(shape),
-                     job->places + (first + image) * result_size(shape), job->at_outputs + image * tiles * outputs);
+        FOR_SIDE(shape, OF(filters_to_points), shape, job->filled_filters, filters);
+    memset(gradient, 0, POINTS * inputs * outputs * sizeof(float));
+    for (Size first = 0; first < rows; first += shape->together) {
+        const Size last = least(first + shape->together, rows);
+        for (Size row = first; row < last; row++) {
+            const Size image = row / shape->tiles_down, down = row % shape->tiles_down;
+            if (down == 0) {
+                pad(job, image);
+                fill_slopes(job, image);
+            }
+            OF(image_to_points)(shape, down, job->padded, job->at_inputs + (row - first) * right * inputs);
+            FOR_TILE(shape, OF(slopes_to_points), job, down, image * filled_result_size(shape), job->at_outputs + (row - first) * right * outputs);
         }
         for (Size point = 0; point < POINTS; point++) {
             float *slopes = job->at_outputs + point * shape->plane_out, *at_inputs = job->at_inputs + point * shape->plane_in;
             OF(multiply)(&(OF(Product)){
-                .rows = outputs, .columns = inputs, .depth = images * tiles, .parts = 1, .left = slopes, .left_row = 1, .left_step = outputs,
+                .rows = outputs, .columns = inputs, .depth = (last - first) * right, .parts = 1, .left = slopes, .left_row = 1, .left_step = outputs,
                 .right = at_inputs, .right_row = inputs, .result = gradient + point * inputs * outputs, .result_row = inputs, .add = 1,
             });
             if (job->below) /* where the inputs were */
                 OF(multiply)(&(OF(Product)){
-                    .rows = images * tiles, .columns = inputs, .depth = outputs, .parts = 1, .left = slopes, .left_row = outputs, .left_step = 1,
+                    .rows = (last - first) * right, .columns = inputs, .depth = outputs, .parts = 1, .left = slopes, .left_row = outputs, .left_step = 1,
                     .right = filters + point * inputs * outputs, .right_row = inputs, .result = at_inputs, .result_row = inputs,
                 });
         }
-        for (Size image = 0; job->below && image < images; image++) {
-            memset(job->padded_below, 0, padded_size(shape) * sizeof(float));
-            OF(points_to_image)(shape, job->at_inputs + image * tiles * inputs, job->padded_below);
-            take_out(shape, job->padded_below, job->below + (first + image) * image_size(shape));
+        for (Size row = first; job->below && row < last; row++) {
+            const Size image = row / shape->tiles_down, down = row % shape->tiles_down;
+            if (down == 0)
+                memset(job->padded_below, 0, padded_size(shape) * sizeof(float));
+            OF(points_to_image)(shape, down, job->at_inputs + (row - first) * right * inputs, job->padded_below);
+            if (down == shape->tiles_down - 1)
+                take_out(job, image);
         }
     }
-    FOR_SIDE(shape, OF(points_to_filters), shape, gradient, job->gradient);
+    FOR_SIDE(shape, OF(points_to_filters), shape, gradient, job->filled_filters);
+    copy_rows(shape->given_outputs * shape->side * shape->side, shape->given_inputs, job->filled_filters, inputs, job->gradient, shape->given_inputs);
 }
 
 /* A row of filters looks at side x inputs numbers next to each other, those of the next pixel at the same but the first `inputs`. */
@@ -377,9 +389,9 @@ KERNEL_PART void OF(forward_plainly)(Job *job)
 {
     const Shape *shape = &job->shape;
     const Size inputs = shape->inputs, outputs = shape->outputs, columns = shape->columns, run = shape->side * inputs, pool = shape->pool;
-    turn(outputs, shape->side * run, job->filters, job->turned);
+    turn(outputs, shape->side * run, job->filled_filters, job->turned);
     for (Size image = 0; image < shape->examples; image++) {
-        pad(shape, job->images + image * image_size(shape), job->padded);
+        pad(job, image);
         for (Size row = 0; row < shape->rows; row += pool) {
             for (Size each = 0; each < pool; each++)
                 OF(multiply)(&(OF(Product)){
@@ -394,10 +406,10 @@ KERNEL_PART void OF(forward_plainly)(Job *job)
                     for (Size y = 0; y < pool; y++)
                         for (Size x = 0; x < pool; x++)
                             block[y][x] = OP(loadu)(job->convolved + (y * columns + column + x) * outputs + channel);
-                    OF(put_results)(job, pool, block, row, column, channel, job->results + image * result_size(shape),
-                                    job->places + image * result_size(shape));
+                    OF(put_results)(job, pool, block, row, column, channel, image * filled_result_size(shape));
                 }
         }
+        take_results(job, image);
     }
 }
 
@@ -405,15 +417,15 @@ KERNEL_PART void OF(backward_plainly)(Job *job)
 {
     const Shape *shape = &job->shape;
     const Size inputs = shape->inputs, outputs = shape->outputs, columns = shape->columns, run = shape->side * inputs;
-    memset(job->turned, 0, filters_size(shape) * sizeof(float));
+    memset(job->turned, 0, filled_filters_size(shape) * sizeof(float));
     for (Size image = 0; image < shape->examples; image++) {
-        pad(shape, job->images + image * image_size(shape), job->padded);
+        pad(job, image);
+        fill_slopes(job, image);
         for (Size row = 0; row < shape->rows; row++)
             for (Size column = 0; column < columns; column++)
                 for (Size channel = 0; channel < outputs; channel += LANES)
                     OP(storeu)(job->convolved + (row * columns + column) * outputs + channel,
-                               OF(slope_at)(shape, row, column, channel, job->slopes + image * result_size(shape),
-                                            job->places + image * result_size(shape)));
+                               OF(slope_at)(job, row, column, channel, image * filled_result_size(shape)));
         for (Size row = 0; row < shape->side; row++)
             OF(multiply)(&(OF(Product)){
                 .rows = run, .columns = outputs, .depth = columns, .parts = shape->rows,
@@ -422,12 +434,13 @@ KERNEL_PART void OF(backward_plainly)(Job *job)
                 .result = job->turned + row * run * outputs, .result_row = outputs, .add = 1,
             });
     }
-    turn(shape->side * run, outputs, job->turned, job->gradient);
+    turn(shape->side * run, outputs, job->turned, job->filled_filters);
+    memcpy(job->gradient, job->filled_filters, filters_size(shape) * sizeof(float));
 }
 
 KERNEL_PART void OF(forward)(Job *job)
 {
-    memset(job->padded, 0, padded_size(&job->shape) * sizeof(float));
+    fill_up(job);
     if (by_tiles(&job->shape))
         OF(forward_by_tiles)(job);
     else
@@ -436,7 +449,7 @@ KERNEL_PART void OF(forward)(Job *job)
 
 KERNEL_PART void OF(backward)(Job *job)
 {
-    memset(job->padded, 0, padded_size(&job->shape) * sizeof(float));
+    fill_up(job);
     if (by_tiles(&job->shape))
         OF(backward_by_tiles)(job);
     else

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 PROCESSORS = compiled.PROCESSORS if compiled else ()  # those with a compiled kernel that this one can run, the fastest first
 MOST_CHANNELS = 16  # with more, convolutions and maxima of the library are faster than a product with columns
-STRIP = 16  # channels of what is compiled are multiples of it
-FEW = 4  # channels of data up to which it takes them too
-MOST_SIDE = 16  # of filters
-MOST_PIXELS = 64  # a side; larger images fall out of the cache
+STRIP, FEW = 16, 4  # channels of what is compiled are filled up to a multiple of it; as many, or fewer, are taken as data only
+MOST_SIDE = 16  # of the filters that it takes
 
 
 def side(size: int | tuple[int, ...]) -> int:
@@ -36,12 +34,10 @@ def side(size: int | tuple[int, ...]) -> int:
 def kind(convolution: nn.Conv2d, pool: int, first: bool) -> type[Convolution]:
     """What computes a convolution of float32 and the max-pooling that follows it; first: its inputs are data, whose gradient is not wanted."""
     inputs, outputs, size = convolution.in_channels, convolution.out_channels, side(convolution.kernel_size)
-    if max(inputs, outputs) <= MOST_CHANNELS:
-        return ColumnConvolution
-    fits = inputs % STRIP == 0 and size in (3, 5) or first and inputs <= FEW and size <= MOST_SIDE
-    if PROCESSORS and fits and outputs % STRIP == 0 and pool <= 2 and convolution.padding[0] < size:
+    fits = size in (3, 5) if inputs > FEW else first and size <= MOST_SIDE
+    if PROCESSORS and fits and outputs > FEW and pool <= 2 and convolution.padding[0] < size:
         return CompiledConvolution
-    return LibraryConvolution
+    return ColumnConvolution if max(inputs, outputs) <= MOST_CHANNELS else LibraryConvolution
 
 
 class Convolution(LayerGradient):
@@ -158,79 +154,66 @@ class LibraryConvolution(Convolution):
     """Convolution and max-pooling by the library, one client after the other, in the layout (channels last) that it is fastest in."""
 
     def forward(self, x: Tensor) -> Tensor:
-        self.before, found = [], []
+        pool, self.before, found = self.layer.pool, [], []
         for image, filters, shift in zip(x, self.filters, self.shift, strict=True):
-            image = _channels_last(image)
-            outputs, kept = self._pooled(image, filters, shift)
+            image = image.permute(3, 0, 1, 2).contiguous(memory_format=torch.channels_last)
+            convolved, indices = F.conv2d(image, filters, shift, padding=self.padding), None
+            outputs = convolved
+            if pool > 1:
+                outputs, indices = F.max_pool2d(convolved, pool, return_indices=True)
             outputs = self._activated(outputs)
-            self.before.append((image, outputs, kept))
+            self.before.append((image, convolved, indices, outputs))
             found.append(outputs.permute(1, 2, 3, 0))
         return _stacked(found)
 
     def backward(self, d: Tensor) -> Tensor | None:
-        found = []
-        for each, filters, (image, outputs, kept) in zip(d, self.filters, self.before, strict=True):
-            each = self._before_activation(_channels_last(each), outputs)
-            found.append(self._derivatives(each, image, filters, kept))
+        pool, padding = [self.layer.pool] * 2, [self.padding] * 2
+        wanted, found = [not self.layer.first, True, True], []
+        for each, filters, (image, convolved, indices, outputs) in zip(d, self.filters, self.before, strict=True):
+            each = each.permute(3, 0, 1, 2).contiguous(memory_format=torch.channels_last)
+            each = self._before_activation(each, outputs)
+            if indices is not None:
+                each = torch.ops.aten.max_pool2d_with_indices_backward(each, convolved, pool, pool, [0, 0], [1, 1], False, indices)
+            settings = [each.shape[1]], [1, 1], padding, [1, 1], False, [0, 0], 1, wanted
+            found.append(torch.ops.aten.convolution_backward(each, image, filters, *settings))
         images, filters, shifts = zip(*found, strict=True)
         self.gradient, self.slope = _stacked(filters), _stacked(shifts)
         return None if self.layer.first else _stacked([image.permute(1, 2, 3, 0) for image in images])
 
-    def _pooled(self, image: Tensor, filters: Tensor, shift: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Of one client's image [B, in, H, W]: the outputs before the activation, and what their derivatives need."""
-        convolved, pool = F.conv2d(image, filters, shift, padding=self.padding), self.layer.pool
-        if pool == 1:
-            return convolved, ()
-        outputs, indices = F.max_pool2d(convolved, pool, return_indices=True)
-        return outputs, (convolved, indices)
 
-    def _derivatives(self, d: Tensor, image: Tensor, filters: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor, Tensor]:
-        """By the image (None for data), the filters and the shift."""
-        pool, padding = [self.layer.pool] * 2, [self.padding] * 2
-        if kept:
-            convolved, indices = kept
-            d = torch.ops.aten.max_pool2d_with_indices_backward(d, convolved, pool, pool, [0, 0], [1, 1], False, indices)
-        wanted = [not self.layer.first, True, True]
-        return torch.ops.aten.convolution_backward(d, image, filters, [d.shape[1]], [1, 1], padding, [1, 1], False, [0, 0], 1, wanted)
+class CompiledConvolution(Convolution):
+    """Convolution and max-pooling by `fedsim/_convolutions.c`, one client after the other, with fewer multiplications: float32 only."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        self.images, outputs, pool = _turned(x).contiguous(), self.shift.shape[1], self.layer.pool
+        clients, examples, height, width, inputs = self.images.shape
+        rows, columns = ((length + 2 * self.padding - self.size + 1) // pool for length in (height, width))
+        self.shape = examples, inputs, outputs, height, width, self.size, self.padding, pool
+        self.out = x.new_empty(clients, examples, rows, columns, outputs)
+        self.places = x.new_empty(clients, examples * rows * columns, -(-outputs // STRIP) * STRIP if pool == 2 else 0)
+        self._each(compiled.forward, self.images, self._filters(), self.shift, self.out, self.places)
+        return _turned(self._activated(self.out))
 
-class CompiledConvolution(LibraryConvolution):
-    """The same by `fedsim/_convolutions.c`, in float32: with fewer multiplications, pooled where it is convolved."""
+    def backward(self, d: Tensor) -> Tensor | None:
+        slopes, filters = self._before_activation(_turned(d), self.out).contiguous(), self._filters()
+        gradient = torch.empty_like(filters)
+        below = self.images.new_empty(len(slopes), 0) if self.layer.first else torch.empty_like(self.images)
+        self._each(compiled.backward, self.images, filters, self.places, slopes, gradient, below)
+        self.gradient, self.slope = gradient.movedim(-1, 2), slopes.sum((1, 2, 3))
+        return None if self.layer.first else _turned(below)
 
-    def _pooled(self, image: Tensor, filters: Tensor, shift: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        examples, _, height, width = image.shape
-        if max(height, width) > MOST_PIXELS:
-            return super()._pooled(image, filters, shift)
-        rows, columns = ((length + 2 * self.padding - self.size + 1) // self.layer.pool for length in (height, width))
-        results = image.new_empty(examples, rows, columns, len(shift))
-        places = torch.empty_like(results) if self.layer.pool == 2 else image.new_empty(0)
-        arrays = [each.numpy() for each in (_pixels(image), _pixels(filters), shift, results, places)]
-        compiled.forward(PROCESSORS[0], self._shape(image), *arrays)
-        return results.permute(0, 3, 1, 2), (places,)
+    def _filters(self) -> Tensor:
+        """[c, out, k, k, in], as which they lie in memory."""
+        return self.filters.movedim(2, -1).contiguous()
 
-    def _derivatives(self, d: Tensor, image: Tensor, filters: Tensor, kept: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor, Tensor]:
-        if max(image.shape[2:]) > MOST_PIXELS:
-            return super()._derivatives(d, image, filters, kept)
-        gradient = torch.empty_like(filters, memory_format=torch.channels_last)
-        below = None if self.layer.first else torch.empty_like(image)
-        found = _pixels(gradient), image.new_empty(0) if below is None else _pixels(below)
-        arrays = [each.numpy() for each in (_pixels(image), _pixels(filters), *kept, _pixels(d), *found)]
-        compiled.backward(PROCESSORS[0], self._shape(image), *arrays)
-        return below, gradient, d.sum((0, 2, 3))
-
-    def _shape(self, image: Tensor) -> tuple[int, ...]:
-        examples, inputs, height, width = image.shape
-        return examples, inputs, self.filters.shape[1], height, width, self.size, self.padding, self.layer.pool
+    def _each(self, function: Callable[..., None], *stacks: Tensor) -> None:
+        for client in zip(*(stack.numpy() for stack in stacks), strict=True):
+            function(PROCESSORS[0], self.shape, *client)
 
 
-def _channels_last(image: Tensor) -> Tensor:
-    """[channels, H, W, B] as [B, channels, H, W] with the channels last in memory."""
-    return image.permute(3, 0, 1, 2).contiguous(memory_format=torch.channels_last)
-
-
-def _pixels(image: Tensor) -> Tensor:
-    """[B, channels, H, W] as [B, H, W, channels] without gaps, which is a view where the channels are last in memory."""
-    return image.permute(0, 2, 3, 1).contiguous()
+def _turned(images: Tensor) -> Tensor:
+    """A view [c, B, H, W, channels] of [c, channels, H, W, B], and back."""
+    return images.permute(0, 4, 2, 3, 1)
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:

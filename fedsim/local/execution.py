@@ -17,7 +17,7 @@ from fedsim.local.written import WrittenGradient
 
 VMAP_CLIENTS = 32  # of models whose gradients are not written out, and may keep much for them
 SMALL = 1 << 19  # parameters of modules of dense layers, up to which stacking pays on a CPU
-COLUMN_CLIENTS = 4  # of models whose convolutions are all products with columns; more fall out of the cache
+CONVOLUTION_CLIENTS = 4  # of models with convolutions, none of them by the library; more fall out of the cache
 STACKED_CLIENTS = {"cpu": (8, 32, 1 << 21), "cuda": (32, 1024, 1 << 26)}  # at least and at most, and parameters of all together
 WORTH_A_CALL = {"cpu": 1 << 26, "cuda": 1 << 33}  # parameters times examples, some 10 ms: with less, a call's own time counts
 
@@ -45,7 +45,7 @@ def clients_per_call(module: nn.Module, settings: LocalTraining, device: str) ->
         return VMAP_CLIENTS
     if _convolutional(module):
         layers = layers_of(module) or ()
-        return 1 if any(issubclass(layer.kind, LibraryConvolution) for layer in layers) else COLUMN_CLIENTS
+        return 1 if any(layer.kind is LibraryConvolution for layer in layers) else CONVOLUTION_CLIENTS
     least, most, together = STACKED_CLIENTS[kind]
     return min(max(together // sum(p.numel() for p in module.parameters()), least), most)
 

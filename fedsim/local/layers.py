@@ -42,9 +42,12 @@ class Layer:
         return -(-(side(self.module.kernel_size) + self.pool - 1) // self.pool)
 
     def matrices(self, batch: int) -> list[tuple[int, int]]:
-        """Rows and columns of a client's matrices with a batch of so many examples: the shorter ones, whose sizes divide the others'."""
+        """Rows and columns of a client's matrices that the library multiplies with a batch of so many examples: the shorter ones, whose
+        sizes divide the others'."""
         if isinstance(self.module, nn.Linear):
             return [(batch, columns) for columns in (batch, self.module.in_features, self.module.out_features)]
+        if self.kind is CompiledConvolution:
+            return []
         filters, pixels = self.module.out_channels * self.pool**2, self.module.in_channels * (self.blocks * self.pool) ** 2
         return [(filters, pixels), (pixels, batch), (filters, batch)]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedsim.algorithms.directions import TINY, Affine
 from fedsim.local.gradients import Descent, GradientKernel
-from fedsim.local.convolutions import LibraryConvolution
+from fedsim.local.convolutions import CompiledConvolution, LibraryConvolution
 from fedsim.local.layer_gradients import DenseLayer, LayerGradient
 from fedsim.local.layers import layers_of
 from fedsim.parameters import CACHE_LINE, Layout, copied_apart, room_for
@@ -36,7 +36,7 @@ class WrittenGradient(GradientKernel):
         """Whether a client's bits do not depend on its place in a call, with batches of so many examples: there are processors on which
         those of a product depend on where in memory its matrices begin, modulo 16 bytes, and those of a vector on more."""
         matrices = [matrix for layer in self.layers for matrix in layer.matrices(batch)]
-        known = not any(issubclass(layer.kind, LibraryConvolution) for layer in self.layers)
+        known = not any(layer.kind is LibraryConvolution for layer in self.layers)
         return known and all(rows * columns % 4 == 0 and min(rows, columns) > 1 for rows, columns in matrices)
 
     def copied(self, x: Tensor) -> Tensor:
@@ -67,13 +67,12 @@ class WrittenGradient(GradientKernel):
         return step
 
     def outputs(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """Of dense layers in one call; large batches of images are for the library."""
-        if not all(layer.kind is DenseLayer for layer in self.layers):
-            return super().outputs(x, inputs)
-        h = inputs.flatten(1).expand(len(x), -1, -1)
-        for layer in self._at(x):
-            h = layer.forward(h)
-        return h
+        """Of dense layers in one call, of compiled convolutions model by model; other convolutions of large batches are for the library."""
+        if all(layer.kind is DenseLayer for layer in self.layers):
+            return self._forward(self._at(x), inputs.expand(len(x), *inputs.shape))[0]
+        if all(layer.kind in (DenseLayer, CompiledConvolution) for layer in self.layers):
+            return torch.cat([self._forward(self._at(row), inputs.unsqueeze(0))[0] for row in x.split(1)])
+        return super().outputs(x, inputs)
 
     def _at(self, x: Tensor) -> list[LayerGradient]:
         return [layer.at(*parameters) for layer, parameters in zip(self.layers, self._views(x), strict=True)]
@@ -92,18 +91,22 @@ class WrittenGradient(GradientKernel):
         then: Callable[[LayerGradient], None] = lambda layer: None,
     ) -> None:
         """A forward and a backward pass; `then` is done to each layer when no other needs its weights any more."""
-        h = inputs.flatten(2) if isinstance(layers[0], DenseLayer) else inputs.movedim(1, -1)
-        image = None
-        for layer in layers:
-            if h.dim() > 3 and isinstance(layer, DenseLayer):
-                image, h = h.shape, h.flatten(1, 3).transpose(1, 2)
-            h = layer.forward(h)
-        d = self._slope(h, targets).mul_(weights.unsqueeze(-1))
+        outputs, image = self._forward(layers, inputs)
+        d = self._slope(outputs, targets).mul_(weights.unsqueeze(-1))
         for layer in reversed(layers):
             if d.dim() == 3 and not isinstance(layer, DenseLayer):
                 d = d.transpose(1, 2).reshape(image)
             d = layer.backward(d)
             then(layer)
+
+    def _forward(self, layers: list[LayerGradient], inputs: Tensor) -> tuple[Tensor, torch.Size | None]:
+        """Outputs [c, B, outputs] from inputs [c, B, ...], and the shape in which convolutions gave theirs to the first dense layer."""
+        h, image = inputs.flatten(2) if isinstance(layers[0], DenseLayer) else inputs.movedim(1, -1), None
+        for layer in layers:
+            if h.dim() > 3 and isinstance(layer, DenseLayer):
+                image, h = h.shape, h.flatten(1, 3).transpose(1, 2)
+            h = layer.forward(h)
+        return h, image
 
     def _slope(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The derivative of each example's loss by its outputs [c, B, outputs], which may be written over."""
