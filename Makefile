@@ -54,9 +54,9 @@ $(INSTALLED): requirements.lock pyproject.toml setup.py $(wildcard fedsim/*.c fe
 	@echo "Installing $(TORCH) ($(TORCH_BUILD)) and the versions of requirements.lock (a few minutes the first time)"
 	@$(PIP_INSTALL) $(TORCH_ARGS) --no-deps $(TORCH)+$(TORCH_BUILD) 2>/dev/null || $(PIP_INSTALL) $(TORCH_ARGS) $(TORCH)
 	@$(PIP_INSTALL) -r requirements.lock
-	@rm -f fedsim/_products*.so
+	@rm -f fedsim/_*.so
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
-	@ls fedsim/_products*.so >/dev/null 2>&1 || echo "Without the compiled part (no C compiler, or no headers of Python): models of large graphs take longer to mix"
+	@ls fedsim/_*.so >/dev/null 2>&1 || echo "Without what is compiled (no C compiler, or no headers of Python): convolutions, and the mixing of large graphs, take longer"
 	@touch $@
 
 clean:

@@ -274,7 +274,7 @@ PyDoc_STRVAR(forward_doc,
              "forward(processor, shape, images, filters, shift, results, places)\n\n"
              "shape: examples n, inputs, outputs, height, width, side, padding, pool. All float32: images [n, height, width, inputs], filters\n"
              "[outputs, side, side, inputs] and shift [outputs] to results [n, down, right, outputs] and, where pool is 2, places [n, down,\n"
-             "right, outputs up to a multiple of STRIP], if wanted: which of 2 x 2 pixels was the greatest, 0 to 3. processor: one of PROCESSORS. ValueError if something does not fit.");
+             "right, outputs up to a multiple of STRIP]: which of 2 x 2 pixels was the greatest, 0 to 3. processor: one of PROCESSORS. ValueError if something does not fit.");
 
 static PyObject *forward(PyObject *module, PyObject *arguments)
 {
@@ -294,10 +294,10 @@ static PyObject *forward(PyObject *module, PyObject *arguments)
                 : !holds(&given[1], filters_size(shape))                                      ? "filters"
                 : !holds(&given[2], shape->given_outputs)                                         ? "shift"
                 : !holds(&given[3], shape->examples * result_size(shape))                     ? "results"
-                : given[4].len && !holds(&given[4], (shape->pool - 1) * shape->examples * filled_result_size(shape)) ? "places"
+                : !holds(&given[4], (shape->pool - 1) * shape->examples * filled_result_size(shape)) ? "places"
                                                                                               : NULL;
     if (!wrong) {
-        job.images = given[0].buf, job.filters = given[1].buf, job.shift = given[2].buf, job.results = given[3].buf, job.places = given[4].len ? given[4].buf : NULL;
+        job.images = given[0].buf, job.filters = given[1].buf, job.shift = given[2].buf, job.results = given[3].buf, job.places = given[4].buf;
         Py_BEGIN_ALLOW_THREADS
         worked = work(&job, kernel);
         Py_END_ALLOW_THREADS

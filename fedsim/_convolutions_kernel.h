@@ -160,8 +160,7 @@ INLINE void OF(put_results)(const Job *job, const int tile, const VECTOR (*convo
                 VECTOR place;
                 const VECTOR values[4] = {convolved[y][x], convolved[y][x + 1], convolved[y + 1][x], convolved[y + 1][x + 1]};
                 found = OF(greatest)(values, &place);
-                if (job->places)
-                    OP(storeu)(job->places + first + at, place);
+                OP(storeu)(job->places + first + at, place);
             }
             OP(storeu)(job->filled_results + at, OP(add)(found, shift));
         }

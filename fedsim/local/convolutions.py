@@ -31,11 +31,12 @@ def side(size: int | tuple[int, ...]) -> int:
     return size if isinstance(size, int) else size[0] if len(set(size)) == 1 else 0
 
 
-def kind(convolution: nn.Conv2d, pool: int, first: bool) -> type[Convolution]:
-    """What computes a convolution of float32 and the max-pooling that follows it; first: its inputs are data, whose gradient is not wanted."""
+def kind(convolution: nn.Conv2d, pool: int, first: bool, single: bool) -> type[Convolution]:
+    """What computes a convolution and the max-pooling that follows it. first: its inputs are data, whose gradient is not wanted; single: in
+    float32."""
     inputs, outputs, size = convolution.in_channels, convolution.out_channels, side(convolution.kernel_size)
     fits = size in (3, 5) if inputs > FEW else first and size <= MOST_SIDE
-    if PROCESSORS and fits and outputs > FEW and pool <= 2 and convolution.padding[0] < size:
+    if PROCESSORS and single and fits and outputs > FEW and pool <= 2 and convolution.padding[0] < size:
         return CompiledConvolution
     return ColumnConvolution if max(inputs, outputs) <= MOST_CHANNELS else LibraryConvolution
 

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import nn
 
-from fedsim.local.gradients import GradientKernel, LoopedGradient
 from fedsim.local.convolutions import LibraryConvolution
+from fedsim.local.gradients import GradientKernel, LoopedGradient
 from fedsim.local.layers import layers_of
 from fedsim.local.settings import LocalTraining
 from fedsim.local.vmapped import VmappedGradient, VmappedOrLooped

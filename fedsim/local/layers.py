@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.local import convolutions
-from fedsim.local.convolutions import CompiledConvolution, LibraryConvolution, side
+from fedsim.local.convolutions import CompiledConvolution, side
 from fedsim.local.layer_gradients import DenseLayer, LayerGradient
 
 ACTIVATIONS = (nn.ReLU, nn.Tanh)
@@ -34,7 +34,10 @@ class Layer:
     @property
     def kind(self) -> type[LayerGradient]:
         """What computes it in float32."""
-        return DenseLayer if isinstance(self.module, nn.Linear) else convolutions.kind(self.module, self.pool, self.first)
+        return self._kind(True)
+
+    def _kind(self, single: bool) -> type[LayerGradient]:
+        return DenseLayer if isinstance(self.module, nn.Linear) else convolutions.kind(self.module, self.pool, self.first, single)
 
     @property
     def blocks(self) -> int:
@@ -53,8 +56,7 @@ class Layer:
 
     def at(self, weight: Tensor, bias: Tensor) -> LayerGradient:
         """The layer of c clients with these weights [c, ...] and biases [c, out], which a step changes in place."""
-        kind = self.kind
-        return (LibraryConvolution if kind is CompiledConvolution and weight.dtype != torch.float32 else kind)(self, weight, bias)
+        return self._kind(weight.dtype == torch.float32)(self, weight, bias)
 
 
 def layers_of(module: nn.Module) -> list[Layer] | None:

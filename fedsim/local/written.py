@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.algorithms.directions import TINY, Affine
-from fedsim.local.gradients import Descent, GradientKernel
 from fedsim.local.convolutions import CompiledConvolution, LibraryConvolution
+from fedsim.local.gradients import Descent, GradientKernel
 from fedsim.local.layer_gradients import DenseLayer, LayerGradient
 from fedsim.local.layers import layers_of
 from fedsim.parameters import CACHE_LINE, Layout, copied_apart, room_for

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from fedsim.local import convolutions as computed
+from fedsim.local.convolutions import ColumnConvolution, CompiledConvolution, LibraryConvolution
 from fedsim.local.execution import clients_per_call, gradient_kernel
 from fedsim.local.gradients import LoopedGradient
-from fedsim.local.convolutions import ColumnConvolution, LibraryConvolution
 from fedsim.local.layers import layers_of
 from fedsim.local.settings import LocalTraining
 from fedsim.local.vmapped import VmappedGradient, VmappedOrLooped
@@ -153,9 +154,40 @@ def test_kernel_is_a_fixed_choice(model, execution, device, kernel, clients):
     assert clients_per_call(module, LocalTraining(execution=execution, clients_per_batch=5), device) == 5
 
 
-def test_convolutions_of_few_channels_are_products_with_columns():
-    few, many = ([layer.kind for layer in layers_of(model((1, 28, 28), 10))][:2] for model in (LeNet, McMahanCNN))
-    assert few == [ColumnConvolution] * 2 and many == [LibraryConvolution] * 2
+def kinds(module: nn.Module) -> list[type]:
+    return [layer.kind for layer in layers_of(module) if isinstance(layer.module, nn.Conv2d)]
+
+
+def test_convolutions_of_few_channels_are_products_with_columns(monkeypatch):
+    monkeypatch.setattr(computed, "PROCESSORS", ())
+    few, many = LeNet((1, 28, 28), 10), McMahanCNN((1, 28, 28), 10)
+    assert kinds(few) == [ColumnConvolution] * 2 and kinds(many) == [LibraryConvolution] * 2
+    assert [clients_per_call(module, LocalTraining(), "cpu") for module in (few, many)] == [4, 1]
+
+
+def network(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (LeNet((1, 28, 28), 10), "CC"),
+        (McMahanCNN((1, 28, 28), 10), "CC"),
+        (CNN((3, 32, 32), 10), "CC"),
+        (network(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3)), "||"),  # few channels, which are not data
+        (network(nn.Conv2d(1, 8, 7), nn.Conv2d(8, 8, 3, padding=2)), "CC"),
+        (network(nn.Conv2d(5, 8, 7), nn.Conv2d(8, 20, 4)), "|L"),  # other sizes of filters
+        (network(nn.Conv2d(1, 8, 17), nn.Conv2d(8, 20, 3, padding=3)), "|L"),
+        (network(nn.Conv2d(1, 8, 3), nn.MaxPool2d(3), nn.Conv2d(8, 20, 3), nn.MaxPool2d(2)), "|C"),
+    ],
+)
+def test_common_convolutions_are_compiled(monkeypatch, module, expected):
+    monkeypatch.setattr(computed, "PROCESSORS", ("avx2",))
+    assert kinds(module) == [{"C": CompiledConvolution, "|": ColumnConvolution, "L": LibraryConvolution}[kind] for kind in expected]
+    assert clients_per_call(module, LocalTraining(), "cpu") == (1 if "L" in expected else 4)
+    monkeypatch.setattr(computed, "PROCESSORS", ())
+    assert CompiledConvolution not in kinds(module)
 
 
 @pytest.mark.parametrize(("hidden", "clients"), [(10, 32), (100, 26), (1000, 8)])

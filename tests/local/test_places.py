@@ -6,12 +6,15 @@ from torch import nn
 
 from fedsim import rng
 from fedsim.algorithms import Affine
+from fedsim.local.convolutions import PROCESSORS
 from fedsim.local.written import WrittenGradient
-from fedsim.models import MLP, LeNet, LogisticRegression, McMahanCNN
+from fedsim.models import CNN, MLP, LeNet, LogisticRegression, McMahanCNN
 from fedsim.parameters import Layout
 
 CLIENTS = 7
 PARTS = [(0, 2), (2, 3), (3, CLIENTS)]
+
+compiled = pytest.mark.skipif(not PROCESSORS, reason="convolutions are not compiled here, or this processor lacks a kernel")
 
 
 def dense(*sizes: int) -> nn.Sequential:
@@ -56,8 +59,10 @@ def agree(module: nn.Module, shape: tuple[int, ...], batch: int, outputs: int, r
         (dense(30, 6, 14, 2), (30,), 2),
         (dense(10, 22, 10), (10,), 10),
         (LeNet((1, 28, 28), 10), (1, 28, 28), 10),
+        pytest.param(McMahanCNN((1, 28, 28), 10), (1, 28, 28), 10, marks=compiled),
+        pytest.param(CNN((3, 32, 32), 10), (3, 32, 32), 10, marks=compiled),
     ],
-    ids=["logistic", "mlp", "deeper", "odd rows", "lenet"],
+    ids=["logistic", "mlp", "deeper", "odd rows", "lenet", "mcmahan", "cnn"],
 )
 def test_common_networks_and_batches_have_the_same_bits_in_any_place(module, shape, outputs, batch, radius):
     assert WrittenGradient(module, Layout.of(module), True).placeless(batch)
@@ -74,6 +79,10 @@ def test_networks_drawn_at_random_have_the_same_bits_where_they_are_said_to():
             channels, filters, size, pool = (int(random.integers(1, most)) for most in (4, 8, 4, 4))
             side, padding = (10 + 2 - size + 1) // pool, 1
             layers = [nn.Conv2d(channels, filters, size, padding=padding), nn.ReLU(), *([nn.MaxPool2d(pool)] if pool > 1 else [])]
+            if random.random() < 0.5:
+                more = int(random.integers(1, 20))
+                layers += [nn.Conv2d(filters, more, 3, padding=1), nn.ReLU()]
+                filters = more
             sizes[0], shape = filters * side**2, (channels, 10, 10)
         module = nn.Sequential(*layers, *dense(*sizes, outputs))
         kernel = WrittenGradient(module, Layout.of(module), True)
@@ -90,8 +99,8 @@ def test_networks_drawn_at_random_have_the_same_bits_where_they_are_said_to():
         (dense(784, 64, 3), 10),
         (dense(784, 1, 10), 32),  # a vector
         (dense(784, 64, 10), 1),
-        (McMahanCNN((1, 28, 28), 10), 32),  # convolutions of the library
-        (nn.Sequential(nn.Conv2d(1, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(800, 10)), 32),
+        (nn.Sequential(nn.Conv2d(1, 32, 17), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)), 32),  # a convolution of the library
+        (nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 10)), 32),
         (nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(192, 10)), 32),
     ],
 )
