@@ -10,12 +10,10 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-try:
-    from fedsim import _products as compiled
-except ImportError:  # it could not be built where this was installed
-    compiled = None
+from fedsim.compiled import processors
+from fedsim.compiled import products as compiled
 
-PROCESSORS = compiled.PROCESSORS if compiled else ()  # those with a compiled kernel that this one can run, the fastest first
+PROCESSORS = processors(compiled)
 TILE = 1 << 18  # numbers of a tile, which then stays in a core's cache while its rows are read degree + 1 times
 LINE = 16  # numbers of a cache line
 STRIP = 2 * LINE  # columns that are summed at once: a tile's width is a multiple of it

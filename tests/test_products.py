@@ -12,6 +12,7 @@ import pytest
 from scipy.sparse import random_array
 
 from fedsim import products
+from fedsim.compiled import convolutions
 from fedsim.products import average, compact
 
 ROWS, SENDERS, BLOCKS = 9, 11, 3
@@ -142,3 +143,4 @@ def test_it_is_compiled_where_there_is_a_compiler(processor):
     if not (shutil.which(compiler) and headers and platform.machine() == "x86_64" and platform.system() == "Linux"):
         pytest.skip("no C compiler, no headers of Python, or another kind of machine")
     assert products.compiled is not None and products.compiled.STRIP == products.STRIP
+    assert convolutions is not None

@@ -16,7 +16,7 @@ from fedsim.engine import dealing, drawing
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
 from fedsim.engine.task import Task
-from fedsim.local import execution, layers, training, vmapped, written
+from fedsim.local import convolutions, execution, training, vmapped, written
 from fedsim.local.gradients import GradientKernel
 from fedsim.local.settings import LocalTraining
 from fedsim.parameters import Layout
@@ -32,6 +32,10 @@ def _in_order(self, cohort: np.ndarray) -> list[np.ndarray]:
 def _contiguous(self, flat):
     spans = zip(self.names, self.shapes, self.offsets, self.offsets[1:], strict=False)
     return {name: flat[..., start:stop].view(*flat.shape[:-1], *shape) for name, shape, start, stop in spans}
+
+
+def _not_compiled() -> AbstractContextManager:
+    return patch.object(convolutions, "PROCESSORS", ())
 
 
 class Residual(nn.Module):
@@ -51,10 +55,11 @@ class Residual(nn.Module):
 
 # means -> (workloads, engine, how to do without); "ragged" is W2 with shards of log-normal sizes, "residual" W2 with a model of the user's
 MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
+    "convolutions compiled": (("W1b", "W1"), InProcess, _not_compiled),
     "convolution weights channels-last": (("W1b", "W1"), InProcess, lambda: patch.object(Layout, "views", _contiguous)),
     "gradients written out, not by autograd": (("W1b", "W1"), InProcess, lambda: patch.object(execution, "layers_of", lambda module: None)),
-    "products with columns": (("W1b",), InProcess, lambda: patch.object(layers, "MOST_CHANNELS", 0)),
-    "up to 4 clients of LeNet in one call, not 1": (("W1b",), InProcess, lambda: patch.object(execution, "COLUMN_CLIENTS", 1)),
+    "products with columns": (("W1b",), InProcess, lambda: patch.object(convolutions, "MOST_CHANNELS", 0)),
+    "up to 4 clients of LeNet in one call, not 1": (("W1b",), InProcess, lambda: patch.object(execution, "CONVOLUTION_CLIENTS", 1)),
     "step fused with the gradient": (("W2lr", "W2", "W1b", "W1"), InProcess, lambda: patch.object(LocalTraining, "plain", False)),
     "up to 32 clients in one call, not 8": (("W2lr", "W2"), InProcess, lambda: patch.dict(execution.STACKED_CLIENTS, cpu=(8, 8, 0))),
     "softmax written out": (("W2lr", "W2"), InProcess, lambda: patch.object(written, "_softmax_", lambda z: z.softmax(dim=-1))),
@@ -71,8 +76,10 @@ MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
     ),
     "short phases dealt out whole": (("W2lr", "W2"), lambda: Ray(workers=2), lambda: patch.object(dealing, "SHORT", 0.0)),
 }
+ALWAYS = {"products with columns": _not_compiled, "pooling before ReLU": _not_compiled}  # on both sides: what is compiled has its own way
 # of evaluations, one after every round
 EVALUATION_MEANS: dict[str, tuple[tuple[str, ...], Without]] = {
+    "convolutions compiled": (("W1b", "W1"), _not_compiled),
     "pooling before ReLU": (("W1b", "W1"), lambda: patch("fedsim.engine.worker.pooled_first", lambda module: module)),
     "several dense models in one call": (("W3",), lambda: patch.object(written.WrittenGradient, "outputs", GradientKernel.outputs)),
 }

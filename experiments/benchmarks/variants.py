@@ -32,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from lines_of import read, replace_lines  # noqa: E402
-from means import EVALUATION_MEANS, MEANS, Residual  # noqa: E402
+from means import ALWAYS, EVALUATION_MEANS, MEANS, Residual  # noqa: E402
 from mixing_speed import measure_mixing  # noqa: E402
 from overlap import FIRST, OVERLAPS, Stamps  # noqa: E402
 from prepare import WORK, prepared_folder  # noqa: E402
@@ -146,8 +146,8 @@ def means(repeats: int, rounds: dict[str, int]) -> list[dict]:
             data, count = RAGGED if name == "ragged" else None, rounds.get(name, rounds["W2"])
             model = {"model": Residual} if name == "residual" else {}
 
-            def one(patched: bool, w=workload, d=data, n=count, model=model, engine=engine, without=without) -> float:
-                with without() if patched else contextlib.nullcontext():
+            def one(patched: bool, w=workload, d=data, n=count, model=model, engine=engine, what=what, without=without) -> float:
+                with ALWAYS.get(what, contextlib.nullcontext)(), without() if patched else contextlib.nullcontext():
                     return seconds(w, n, d, engine=engine(), **model)
 
             variants = {"with": lambda one=one: one(False), "without": lambda one=one: one(True)}
@@ -161,10 +161,10 @@ def evaluations(repeats: int, rounds: dict[str, int]) -> list[dict]:
     for what, (names, without) in EVALUATION_MEANS.items():
         for name in names:
 
-            def one(patched: bool, name=name, without=without) -> float:
+            def one(patched: bool, name=name, what=what, without=without) -> float:
                 clock, data = RoundClock(), prepared_folder(WORKLOADS[name]) / "data.npz"
                 workload = replace(WORKLOADS[name], cohort=1) if not WORKLOADS[name].degree else WORKLOADS[name]
-                with without() if patched else contextlib.nullcontext():
+                with ALWAYS.get(what, contextlib.nullcontext)(), without() if patched else contextlib.nullcontext():
                     simulation(workload, data, rounds["W2"], evaluation=Evaluation(every=1), loggers=[clock]).run()
                 return statistics.median(clock.evaluations)
 

@@ -10,17 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedsim.compiled import convolutions as compiled
+from fedsim.compiled import processors
 from fedsim.local.layer_gradients import LayerGradient
-
-try:
-    from fedsim import _convolutions as compiled
-except ImportError:  # it could not be built where this was installed
-    compiled = None
 
 if TYPE_CHECKING:
     from fedsim.local.layers import Layer
 
-PROCESSORS = compiled.PROCESSORS if compiled else ()  # those with a compiled kernel that this one can run, the fastest first
+PROCESSORS = processors(compiled)
 MOST_CHANNELS = 16  # with more, convolutions and maxima of the library are faster than a product with columns
 STRIP, FEW = 16, 4  # channels of what is compiled are filled up to a multiple of it; as many, or fewer, are taken as data only
 MOST_SIDE = 16  # of the filters that it takes

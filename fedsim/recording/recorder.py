@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsim import compiled
 from fedsim.errors import ConfigError
 from fedsim.recording.files import json_bytes, plain, remove_temporaries, shown, why, write_atomic, yaml_bytes
 from fedsim.recording.loggers import Logger
@@ -37,14 +38,15 @@ ROWS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of fedsim, torch, numpy and Python."""
+    """Versions of fedsim, torch, numpy and Python, and whether convolutions are compiled here, as other bits come of that."""
     found = {}
     for package in ("fedsim", "torch", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
-    return {**found, "python": platform.python_version()}
+    convolutions = "compiled" if compiled.processors(compiled.convolutions) else "of torch"
+    return {**found, "python": platform.python_version(), "convolutions": convolutions}
 
 
 class Recorder:

@@ -202,6 +202,10 @@ def test_memory_is_not_touched_where_sizes_do_not_fit(processor, key, value, wro
             assert all(np.array_equal(memory[name], before[name]) for name in names)
 
 
+def test_constants_are_those_that_were_compiled(processor):
+    assert (compiled.STRIP, compiled.FEW) == (STRIP, FEW)
+
+
 def test_images_of_few_channels_are_data(processor):
     case = Case(**SIZES | {"inputs": FEW})
     with pytest.raises(ValueError, match="^backward: below does not fit$"):

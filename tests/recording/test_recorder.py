@@ -77,7 +77,7 @@ def test_rows_are_on_disk_after_each_evaluation(tmp_path):
 def test_folder_of_a_finished_run(tmp_path):
     recorder = started(tmp_path)
     assert read_json(tmp_path / "status.json")["status"] == "running"
-    assert set(read_json(tmp_path / "summary.json")["versions"]) == {"fedsim", "torch", "numpy", "python"}
+    assert set(read_json(tmp_path / "summary.json")["versions"]) == {"fedsim", "torch", "numpy", "python", "convolutions"}
     recorder.rows(ROWS)
     flat = torch.arange(6.0)
     recorder.finish({"loss": math.nan, "bytes": np.int64(8)}, {"a": flat[:4].view(2, 2), "b": flat[4:], "c": np.ones(2, np.float32)})
