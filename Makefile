@@ -56,7 +56,7 @@ $(INSTALLED): requirements.lock pyproject.toml setup.py $(wildcard fedsim/*.c fe
 	@$(PIP_INSTALL) -r requirements.lock
 	@rm -f fedsim/_*.so
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
-	@ls fedsim/_*.so >/dev/null 2>&1 || echo "Without what is compiled (no C compiler, or no headers of Python): convolutions, and the mixing of large graphs, take longer"
+	@for part in _products _convolutions; do ls fedsim/$$part.*.so >/dev/null 2>&1 || echo "fedsim.$$part is not built (no C compiler, or no headers of Python): PyTorch does what it would do, in more time"; done
 	@touch $@
 
 clean:

@@ -1,5 +1,5 @@
 /* Convolutions of stride 1 with the maxima of 2 x 2 pixels that may follow, and their gradients, for small images: where local training of
- * convolutional networks spends its time. fedsim.convolutions says which, and what computes where this is not built.
+ * convolutional networks spends its time. fedsim.local.convolutions says which, and what computes where this is not built.
  *
  * Channels are last: images [examples, height, width, inputs], filters [outputs, side, side, inputs]. Vectors are of channels, of which
  * there are multiples of STRIP here: others are filled up with zeros.
@@ -9,11 +9,13 @@
  * infinity, multiplied and summed over the inputs there, and m x m outputs, m = T + 1 - side, are found from that. This takes 36
  * multiplications in place of (m side)^2 = 100 or 144. The points keep rounding errors near those of the plain sum, since their powers are
  * near 1; they and their squares are exact. Backward passes are the transposes of these maps, so gradients are those of what is computed.
+ * Unlike in the plain sum, outputs of equal pixels, and of pixels that are all 0, are equal, and 0, but for rounding, unless the whole tile
+ * is; and an input that is not finite, or beyond some 1e37, makes all outputs of its tile so.
  *
- * Images of no more channels, which are data, go by the plain sum.
+ * Images of up to FEW channels, which are data, go by the plain sum.
  *
- * Each number is one chain of fused multiply-adds in an order that depends on sizes alone: bits are the same by either kernel, and wherever
- * in memory things lie.
+ * Which operations are done in which order depends on sizes alone, and all but the sums over examples on those of one example: bits are the
+ * same by either kernel, and wherever in memory things lie.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -28,9 +30,8 @@
 #define POINTS (T * T)
 #define MANY 48     /* tiles that are multiplied at once, at least: as many rows of them, whatever images they are of */
 #define MOST_SIDE 16
-#define MOST_PIXELS (1 << 14) /* with these, no product of sizes overflows */
-#define MOST_CHANNELS (1 << 14)
-#define MOST_EXAMPLES (1 << 18)
+#define MOST (1 << 30)          /* of any size */
+#define MOST_NUMBERS 0x1p52     /* of an array */
 
 typedef Py_ssize_t Size;
 
@@ -39,7 +40,7 @@ typedef struct {
     Size inputs, outputs;           /* with those of zeros: multiples of STRIP, but for inputs that go by the plain sum */
     Size rows, columns;             /* of what is convolved, as far as it is pooled */
     Size down, right;               /* of the results: rows and columns over pool */
-    Size padded_height, padded_width, shown_height, shown_width; /* of the image with its padding; of the part of the image in it */
+    Size padded_height, padded_width, shown_height, shown_width; /* of the image with its padding; of its part that is looked at */
     Size tile, tiles_down, tiles_right, together; /* outputs of a tile a side; tiles of an image; rows of tiles at once */
     Size plane_in, plane_out;       /* numbers between one point's inputs (outputs) of all tiles and the next point's */
 } Shape;
@@ -53,15 +54,15 @@ static Size strips(Size numbers) { return (numbers + STRIP - 1) / STRIP * STRIP;
 /* Sizes from those that are given; the name of one that does not fit, or NULL. */
 static const char *fill(Shape *shape)
 {
-    if (shape->examples < 0 || shape->examples > MOST_EXAMPLES)
+    if (shape->examples < 0 || shape->examples > MOST)
         return "examples";
-    if (shape->given_inputs < 1 || shape->given_inputs > MOST_CHANNELS)
+    if (shape->given_inputs < 1 || shape->given_inputs > MOST)
         return "inputs";
-    if (shape->given_outputs < 1 || shape->given_outputs > MOST_CHANNELS)
+    if (shape->given_outputs < 1 || shape->given_outputs > MOST)
         return "outputs";
-    if (shape->height < 1 || shape->height > MOST_PIXELS)
+    if (shape->height < 1 || shape->height > MOST)
         return "height";
-    if (shape->width < 1 || shape->width > MOST_PIXELS)
+    if (shape->width < 1 || shape->width > MOST)
         return "width";
     if (shape->side < 1 || shape->side > MOST_SIDE)
         return "side";
@@ -78,14 +79,28 @@ static const char *fill(Shape *shape)
     shape->inputs = by_tiles(shape) ? strips(shape->given_inputs) : shape->given_inputs, shape->outputs = strips(shape->given_outputs);
     shape->rows = shape->down * shape->pool, shape->columns = shape->right * shape->pool;
     shape->tile = by_tiles(shape) ? T + 1 - shape->side : 1;
-    shape->tiles_down = (shape->rows + shape->tile - 1) / shape->tile, shape->tiles_right = (shape->columns + shape->tile - 1) / shape->tile;
+    shape->tiles_down = (shape->rows + shape->tile - 1) / shape->tile;
+    shape->tiles_right = (shape->columns + shape->tile - 1) / shape->tile;
     shape->together = (MANY + shape->tiles_right - 1) / shape->tiles_right;
-    shape->padded_height = shape->tiles_down * shape->tile + shape->side - 1, shape->padded_width = shape->tiles_right * shape->tile + shape->side - 1;
-    shape->shown_height = least(shape->height, shape->padded_height - shape->padding);
-    shape->shown_width = least(shape->width, shape->padded_width - shape->padding);
+    shape->padded_height = shape->tiles_down * shape->tile + shape->side - 1;
+    shape->padded_width = shape->tiles_right * shape->tile + shape->side - 1;
+    shape->shown_height = least(shape->height, shape->rows + shape->side - 1 - shape->padding);
+    shape->shown_width = least(shape->width, shape->columns + shape->side - 1 - shape->padding);
     /* not a power of two apart, else all points of a tile would share a few places of the cache */
     shape->plane_in = shape->together * shape->tiles_right * shape->inputs + STRIP;
     shape->plane_out = shape->together * shape->tiles_right * shape->outputs + STRIP;
+    /* so that no product of sizes overflows */
+    if ((double)shape->inputs * shape->outputs * MOST_SIDE * MOST_SIDE > MOST_NUMBERS)
+        return "outputs";
+    if ((double)shape->padded_height * shape->padded_width * shape->inputs > MOST_NUMBERS ||
+        (double)(shape->tiles_right + MANY) * shape->inputs * POINTS > MOST_NUMBERS)
+        return "inputs";
+    if ((double)shape->rows * shape->columns * shape->outputs > MOST_NUMBERS ||
+        (double)(shape->tiles_right + MANY) * shape->outputs * POINTS > MOST_NUMBERS)
+        return "outputs";
+    if ((double)shape->examples * shape->height * shape->width * shape->given_inputs > MOST_NUMBERS ||
+        (double)shape->examples * shape->down * shape->right * shape->outputs > MOST_NUMBERS)
+        return "examples";
     return NULL;
 }
 
@@ -163,8 +178,8 @@ static void fill_up(Job *job)
 static void take_results(const Job *job, Size image)
 {
     const Shape *shape = &job->shape;
-    copy_rows(shape->down * shape->right, shape->given_outputs, job->filled_results, shape->outputs, job->results + image * result_size(shape),
-              shape->given_outputs);
+    copy_rows(shape->down * shape->right, shape->given_outputs, job->filled_results, shape->outputs,
+              job->results + image * result_size(shape), shape->given_outputs);
 }
 
 static void fill_slopes(const Job *job, Size image)
@@ -268,13 +283,17 @@ static PyObject *done(const char *name, const char *wrong, int worked, Py_buffer
     Py_RETURN_NONE;
 }
 
-#define SHAPE(JOB) &JOB.shape.examples, &JOB.shape.given_inputs, &JOB.shape.given_outputs, &JOB.shape.height, &JOB.shape.width, &JOB.shape.side, &JOB.shape.padding, &JOB.shape.pool
+/* Where eight numbers of a tuple go. */
+#define SIZES(SHAPE)                                                                                                        \
+    &(SHAPE).examples, &(SHAPE).given_inputs, &(SHAPE).given_outputs, &(SHAPE).height, &(SHAPE).width, &(SHAPE).side, \
+        &(SHAPE).padding, &(SHAPE).pool
 
 PyDoc_STRVAR(forward_doc,
              "forward(processor, shape, images, filters, shift, results, places)\n\n"
              "shape: examples n, inputs, outputs, height, width, side, padding, pool. All float32: images [n, height, width, inputs], filters\n"
              "[outputs, side, side, inputs] and shift [outputs] to results [n, down, right, outputs] and, where pool is 2, places [n, down,\n"
-             "right, outputs up to a multiple of STRIP]: which of 2 x 2 pixels was the greatest, 0 to 3. processor: one of PROCESSORS. ValueError if something does not fit.");
+             "right, outputs up to a multiple of STRIP]: which of 2 x 2 pixels was the greatest, 0 to 3. processor: one of PROCESSORS.\n"
+             "ValueError if something does not fit.");
 
 static PyObject *forward(PyObject *module, PyObject *arguments)
 {
@@ -283,7 +302,8 @@ static PyObject *forward(PyObject *module, PyObject *arguments)
     const char *processor, *wrong;
     int worked = 0;
 
-    if (!PyArg_ParseTuple(arguments, "s(nnnnnnnn)y*y*y*w*w*", &processor, SHAPE(job), &given[0], &given[1], &given[2], &given[3], &given[4]))
+    if (!PyArg_ParseTuple(arguments, "s(nnnnnnnn)y*y*y*w*w*", &processor, SIZES(job.shape), &given[0], &given[1], &given[2], &given[3],
+                          &given[4]))
         return NULL;
     const Shape *shape = &job.shape;
     void (*kernel)(Job *) = KERNEL(processor, forward_avx512, forward_avx2);
@@ -297,7 +317,8 @@ static PyObject *forward(PyObject *module, PyObject *arguments)
                 : !holds(&given[4], (shape->pool - 1) * shape->examples * filled_result_size(shape)) ? "places"
                                                                                               : NULL;
     if (!wrong) {
-        job.images = given[0].buf, job.filters = given[1].buf, job.shift = given[2].buf, job.results = given[3].buf, job.places = given[4].buf;
+        job.images = given[0].buf, job.filters = given[1].buf, job.shift = given[2].buf;
+        job.results = given[3].buf, job.places = given[4].buf;
         Py_BEGIN_ALLOW_THREADS
         worked = work(&job, kernel);
         Py_END_ALLOW_THREADS
@@ -318,7 +339,8 @@ static PyObject *backward(PyObject *module, PyObject *arguments)
     const char *processor, *wrong;
     int worked = 0;
 
-    if (!PyArg_ParseTuple(arguments, "s(nnnnnnnn)y*y*y*y*w*w*", &processor, SHAPE(job), &given[0], &given[1], &given[2], &given[3], &given[4], &given[5]))
+    if (!PyArg_ParseTuple(arguments, "s(nnnnnnnn)y*y*y*y*w*w*", &processor, SIZES(job.shape), &given[0], &given[1], &given[2], &given[3],
+                          &given[4], &given[5]))
         return NULL;
     const Shape *shape = &job.shape;
     void (*kernel)(Job *) = KERNEL(processor, backward_avx512, backward_avx2);
@@ -347,13 +369,14 @@ static PyMethodDef methods[] = {
     {"backward", backward, METH_VARARGS, backward_doc},
     {NULL, NULL, 0, NULL},
 };
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_convolutions", "Convolutions of small images and their gradients.", -1, methods};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_convolutions", "Convolutions and their gradients.", -1, methods};
 
-/* FEW, STRIP: channels of data; places are of a multiple of it. */
+/* STRIP: places are of a multiple of it; FEW: channels of data; MOST_SIDE: of filters. */
 PyMODINIT_FUNC PyInit__convolutions(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module && (add_processors(module) < 0 || PyModule_AddIntConstant(module, "STRIP", STRIP) < 0 || PyModule_AddIntConstant(module, "FEW", FEW) < 0))
+    if (module && (add_processors(module) < 0 || PyModule_AddIntConstant(module, "STRIP", STRIP) < 0 ||
+                   PyModule_AddIntConstant(module, "FEW", FEW) < 0 || PyModule_AddIntConstant(module, "MOST_SIDE", MOST_SIDE) < 0))
         Py_CLEAR(module);
     return module;
 }

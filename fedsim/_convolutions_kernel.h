@@ -6,9 +6,9 @@
 #define INLINE __attribute__((target(TARGET), always_inline)) static inline
 #define UNROLLED _Pragma("GCC unroll 16")
 
-/* Matrices: result [rows, columns] (+)= left [rows, depth] right [depth, columns], the depth in `parts` of as many numbers, each of which lies
- * left_part and right_part after that before. Rows of the left are left_row, numbers left_step apart; rows of the right and of the result
- * right_row and result_row. */
+/* Matrices: result [rows, columns] (+)= left [rows, depth] right [depth, columns], for each of `parts` such pairs, of which the next lies
+ * left_part and right_part after that before. Rows of the left are left_row, its numbers left_step apart; rows of the right and of the
+ * result right_row and result_row. */
 typedef struct {
     Size rows, columns, depth, parts;
     const float *left;
@@ -332,7 +332,8 @@ KERNEL_PART void OF(forward_by_tiles)(Job *job)
             });
         for (Size row = first; row < last; row++) {
             const Size image = row / shape->tiles_down, down = row % shape->tiles_down;
-            FOR_TILE(shape, OF(points_to_results), job, down, job->at_outputs + (row - first) * right * outputs, image * filled_result_size(shape));
+            FOR_TILE(shape, OF(points_to_results), job, down, job->at_outputs + (row - first) * right * outputs,
+                     image * filled_result_size(shape));
             if (down == shape->tiles_down - 1)
                 take_results(job, image);
         }
@@ -356,18 +357,19 @@ KERNEL_PART void OF(backward_by_tiles)(Job *job)
                 fill_slopes(job, image);
             }
             OF(image_to_points)(shape, down, job->padded, job->at_inputs + (row - first) * right * inputs);
-            FOR_TILE(shape, OF(slopes_to_points), job, down, image * filled_result_size(shape), job->at_outputs + (row - first) * right * outputs);
+            FOR_TILE(shape, OF(slopes_to_points), job, down, image * filled_result_size(shape),
+                     job->at_outputs + (row - first) * right * outputs);
         }
         for (Size point = 0; point < POINTS; point++) {
             float *slopes = job->at_outputs + point * shape->plane_out, *at_inputs = job->at_inputs + point * shape->plane_in;
             OF(multiply)(&(OF(Product)){
-                .rows = outputs, .columns = inputs, .depth = (last - first) * right, .parts = 1, .left = slopes, .left_row = 1, .left_step = outputs,
-                .right = at_inputs, .right_row = inputs, .result = gradient + point * inputs * outputs, .result_row = inputs, .add = 1,
+                .rows = outputs, .columns = inputs, .depth = (last - first) * right, .parts = 1,
+                .left = slopes, .left_row = 1, .left_step = outputs, .right = at_inputs, .right_row = inputs, .result = gradient + point * inputs * outputs, .result_row = inputs, .add = 1,
             });
             if (job->below) /* where the inputs were */
                 OF(multiply)(&(OF(Product)){
-                    .rows = (last - first) * right, .columns = inputs, .depth = outputs, .parts = 1, .left = slopes, .left_row = outputs, .left_step = 1,
-                    .right = filters + point * inputs * outputs, .right_row = inputs, .result = at_inputs, .result_row = inputs,
+                    .rows = (last - first) * right, .columns = inputs, .depth = outputs, .parts = 1,
+                    .left = slopes, .left_row = outputs, .left_step = 1, .right = filters + point * inputs * outputs, .right_row = inputs, .result = at_inputs, .result_row = inputs,
                 });
         }
         for (Size row = first; job->below && row < last; row++) {
@@ -380,7 +382,8 @@ KERNEL_PART void OF(backward_by_tiles)(Job *job)
         }
     }
     FOR_SIDE(shape, OF(points_to_filters), shape, gradient, job->filled_filters);
-    copy_rows(shape->given_outputs * shape->side * shape->side, shape->given_inputs, job->filled_filters, inputs, job->gradient, shape->given_inputs);
+    copy_rows(shape->given_outputs * shape->side * shape->side, shape->given_inputs, job->filled_filters, inputs, job->gradient,
+              shape->given_inputs);
 }
 
 /* A row of filters looks at side x inputs numbers next to each other, those of the next pixel at the same but the first `inputs`. */

@@ -1,7 +1,8 @@
 /* Weighted sums of rows that are stored in blocks of columns: how the models of a large graph are mixed.
  *
- * Where there is no kernel (see _processors.h), and where this is not built, fedsim.products does the same by torch, with the same bits: a sum starts at 0 and takes one fused multiply-add after the other, in the order of the matrix' entries.
- * This needs less time since rows come into the cache without being copied, and results go to memory past it.
+ * Where there is no kernel (see _processors.h), and where this is not built, fedsim.products does the same by torch, with the same bits: a
+ * sum starts at 0 and takes one fused multiply-add after the other, in the order of the matrix' entries. This needs less time since rows
+ * come into the cache without being copied, and results go to memory past it.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

@@ -21,6 +21,7 @@ PROCESSORS = processors(compiled)
 MOST_CHANNELS = 16  # with more, convolutions and maxima of the library are faster than a product with columns
 STRIP, FEW = 16, 4  # channels of what is compiled are filled up to a multiple of it; as many, or fewer, are taken as data only
 MOST_SIDE = 16  # of the filters that it takes
+LEAST_OUTPUTS = 5  # with fewer, too much of what it does is for zeros
 
 
 def side(size: int | tuple[int, ...]) -> int:
@@ -33,7 +34,7 @@ def kind(convolution: nn.Conv2d, pool: int, first: bool, single: bool) -> type[C
     float32."""
     inputs, outputs, size = convolution.in_channels, convolution.out_channels, side(convolution.kernel_size)
     fits = size in (3, 5) if inputs > FEW else first and size <= MOST_SIDE
-    if PROCESSORS and single and fits and outputs > FEW and pool <= 2 and convolution.padding[0] < size:
+    if PROCESSORS and single and fits and outputs >= LEAST_OUTPUTS and pool <= 2 and convolution.padding[0] < size:
         return CompiledConvolution
     return ColumnConvolution if max(inputs, outputs) <= MOST_CHANNELS else LibraryConvolution
 
@@ -189,24 +190,25 @@ class CompiledConvolution(Convolution):
         self.shape = examples, inputs, outputs, height, width, self.size, self.padding, pool
         self.out = x.new_empty(clients, examples, rows, columns, outputs)
         self.places = x.new_empty(clients, examples * rows * columns, -(-outputs // STRIP) * STRIP if pool == 2 else 0)
-        self._each(compiled.forward, self.images, self._filters(), self.shift, self.out, self.places)
+        self._each(compiled.forward, self.images, self._filters, self.shift, self.out, self.places)
         return _turned(self._activated(self.out))
 
     def backward(self, d: Tensor) -> Tensor | None:
-        slopes, filters = self._before_activation(_turned(d), self.out).contiguous(), self._filters()
-        gradient = torch.empty_like(filters)
+        slopes, filters = self._before_activation(_turned(d), self.out), self._filters
+        gradient = filters.new_empty(filters.shape)
         below = self.images.new_empty(len(slopes), 0) if self.layer.first else torch.empty_like(self.images)
         self._each(compiled.backward, self.images, filters, self.places, slopes, gradient, below)
         self.gradient, self.slope = gradient.movedim(-1, 2), slopes.sum((1, 2, 3))
         return None if self.layer.first else _turned(below)
 
+    @property
     def _filters(self) -> Tensor:
-        """[c, out, k, k, in], as which they lie in memory."""
-        return self.filters.movedim(2, -1).contiguous()
+        """[c, out, k, k, in], as which each client's lie in memory."""
+        return self.filters.movedim(2, -1)
 
     def _each(self, function: Callable[..., None], *stacks: Tensor) -> None:
-        for client in zip(*(stack.numpy() for stack in stacks), strict=True):
-            function(PROCESSORS[0], self.shape, *client)
+        for client in zip(*stacks, strict=True):
+            function(PROCESSORS[0], self.shape, *(part.contiguous().numpy() for part in client))
 
 
 def _turned(images: Tensor) -> Tensor:

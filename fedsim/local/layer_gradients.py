@@ -1,7 +1,7 @@
 """Layers of c clients with forward pass and gradient written out.
 
-Activations are [c, B, features] in dense layers and [c, channels, H, W, B] in convolutions: with the examples last, what is next to each
-other in an image is in memory a run of B numbers, so that columns, maxima and their gradients are plain passes over memory.
+Activations are [c, B, features] in dense layers and [c, channels, H, W, B] in convolutions. In memory, some have the examples last, as in
+these shapes, so that what is next to each other in an image is a run of B numbers, and others the channels.
 
 A layer holds its inputs and derivatives from a forward and a backward pass until the next. Its gradient need not be written out: a
 dense layer's is the product d' h of derivatives d [c, B, out] and inputs h [c, B, in], which steps put into their own products.

@@ -134,8 +134,8 @@ class Checkpoints:
         if len(before) != facts.rows or hashlib.sha256(before).hexdigest() != facts.rows_sha256:
             raise BadCheckpoint(f"{rows.name} no longer holds the rows it goes with")
         for package, version in versions().items():
-            if facts.versions.get(package) != version:
-                _say(f"{shown(path)} was written with {package} {facts.versions.get(package)}, here is {version}: the bytes may differ")
+            if (written := facts.versions.get(package, version)) != version:
+                _say(f"{shown(path)} was written with {package} {written}, here is {version}: the bytes may differ")
         return Saved(path, facts.round, arrays, before)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedsim import rng
 from fedsim.algorithms import Affine
 from fedsim.local import convolutions
-from fedsim.local.convolutions import FEW, STRIP, CompiledConvolution, compiled
+from fedsim.local.convolutions import FEW, MOST_SIDE, STRIP, CompiledConvolution, compiled
 from fedsim.local.gradients import LoopedGradient
 from fedsim.local.layers import layers_of
 from fedsim.local.written import WrittenGradient
@@ -141,11 +141,36 @@ def test_what_is_not_a_number_is_the_greatest_wherever_it_stands(processor, row,
     assert np.isnan(results).all() and (places == 2 * row + column).all()
 
 
-def test_of_equal_values_the_first_is_the_greatest(processor):
-    for inputs in (1, 16):
-        case = Case(**dict(zip(NAMES, (2, inputs, 16, 8, 8, 3, 1, 2), strict=True)))
-        case.filters[:] = 0
+def test_of_values_that_are_computed_equal_the_first_is_the_greatest(processor):
+    data, activations = (Case(**dict(zip(NAMES, (2, inputs, 16, 8, 8, 3, 0, 2), strict=True))) for inputs in (1, 16))
+    data.images[:], activations.filters[:] = 0.3, 0
+    for case in (data, activations):
         assert not case.forward(processor)[1].any()
+
+
+@pytest.mark.parametrize("inputs", [1, 8])
+def test_pixels_that_no_result_sees_change_none(processor, inputs):
+    case = Case(**dict(zip(NAMES, (2, inputs, 16, 8, 9, 5, 0, 2), strict=True)))
+    results, places = case.forward(processor)
+    below = case.backward(processor, places)[1] if inputs > FEW else None
+    assert below is None or (not below[:, :, -1].any() and below[:, :, -2].all())
+    case.images[..., -1] = torch.inf
+    assert case.forward(processor)[0].tobytes() == results.tobytes()
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1, 8, 6, 8, 301, 3, 1, 2), (2, 1, 6, 300, 3, 3, 1, 1), (0, 8, 6, 8, 8, 3, 1, 2), (0, 1, 6, 8, 8, 3, 1, 2)]
+)
+def test_long_images_and_no_images(processor, sizes):
+    case = Case(**dict(zip(NAMES, sizes, strict=True)))
+    results, places = case.forward(processor)
+    gradient, below = case.backward(processor, places, below=sizes[1] > FEW)
+    if not sizes[0]:
+        assert not results.size and not below.size and not gradient.any()
+        return
+    for found, expected in zip((results, gradient, below), case.expected(), strict=True):
+        if found.size:
+            assert_near(found, expected, 2e-5)
 
 
 SIZES = dict(zip(NAMES, (2, 16, 16, 6, 6, 3, 1, 2), strict=True))
@@ -160,13 +185,19 @@ ARGUMENTS = {
     [
         ("examples", -1, "examples"),
         ("examples", 1 << 60, "examples"),
+        ("examples", 1 << 29, "images"),
+        ("examples", 1 << 30, "images"),
         ("examples", 3, "images"),
         ("inputs", 0, "inputs"),
         ("inputs", 17, "images"),
-        ("outputs", 1 << 20, "outputs"),
+        ("inputs", 1 << 30, "images"),
+        ("outputs", 1 << 60, "outputs"),
+        ("outputs", 1 << 30, "filters"),
+        ("outputs", 1 << 20, "filters"),
         ("outputs", 17, "filters"),
         ("height", 0, "height"),
         ("height", 1 << 40, "height"),
+        ("width", 1 << 30, "images"),
         ("width", -5, "width"),
         ("side", 0, "side"),
         ("side", 17, "side"),
@@ -202,8 +233,23 @@ def test_memory_is_not_touched_where_sizes_do_not_fit(processor, key, value, wro
             assert all(np.array_equal(memory[name], before[name]) for name in names)
 
 
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"inputs": 1 << 30, "outputs": 1 << 30}, "outputs"),
+        ({"height": 1 << 30, "width": 1 << 30}, "inputs"),
+        ({"inputs": 1, "height": 1 << 20, "width": 1 << 20, "outputs": 1 << 15}, "outputs"),
+        ({"examples": 1 << 30, "height": 1 << 15, "width": 1 << 15}, "examples"),
+    ],
+)
+def test_sizes_whose_products_would_overflow_are_refused(processor, changes, wrong):
+    shape = tuple((SIZES | changes)[name] for name in NAMES)
+    with pytest.raises(ValueError, match=f"^forward: {wrong} does not fit$"):
+        compiled.forward(processor, shape, *[np.zeros(1, np.float32)] * 5)
+
+
 def test_constants_are_those_that_were_compiled(processor):
-    assert (compiled.STRIP, compiled.FEW) == (STRIP, FEW)
+    assert (compiled.STRIP, compiled.FEW, compiled.MOST_SIDE) == (STRIP, FEW, MOST_SIDE)
 
 
 def test_images_of_few_channels_are_data(processor):
