@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -194,7 +195,7 @@ class CompiledConvolution(Convolution):
         return _turned(self._activated(self.out))
 
     def backward(self, d: Tensor) -> Tensor | None:
-        slopes, filters = self._before_activation(_turned(d), self.out), self._filters
+        slopes, filters = self._before_activation(_turned(d), self.out).contiguous(), self._filters
         gradient = filters.new_empty(filters.shape)
         below = self.images.new_empty(len(slopes), 0) if self.layer.first else torch.empty_like(self.images)
         self._each(compiled.backward, self.images, filters, self.places, slopes, gradient, below)
@@ -207,8 +208,13 @@ class CompiledConvolution(Convolution):
         return self.filters.movedim(2, -1)
 
     def _each(self, function: Callable[..., None], *stacks: Tensor) -> None:
-        for client in zip(*stacks, strict=True):
-            function(PROCESSORS[0], self.shape, *(part.contiguous().numpy() for part in client))
+        for client in zip(*map(_arrays, stacks), strict=True):
+            function(PROCESSORS[0], self.shape, *client)
+
+
+def _arrays(stack: Tensor) -> np.ndarray:
+    """A stack as an array, of which each client's part is without gaps: not a copy where it is so."""
+    return (stack if stack[0].is_contiguous() else stack.contiguous()).numpy()
 
 
 def _turned(images: Tensor) -> Tensor:
