@@ -54,8 +54,9 @@ class WrittenGradient(GradientKernel):
                 self._backward(layers, *batch)
                 # one by one: a sum over them would have an order that depends on a client's place
                 length = functools.reduce(torch.add, [layer.squared() for layer in layers]).sqrt()
+                steps = form.radius / (length + TINY)
                 for layer in layers:
-                    layer.climb(form.radius / (length + TINY))
+                    layer.climb(steps)
             if shift is None and left == 1:
                 self._backward(layers, *batch, then=lambda layer: layer.descend(along))
                 return
