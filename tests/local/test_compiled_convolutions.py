@@ -148,9 +148,9 @@ def test_of_values_that_are_computed_equal_the_first_is_the_greatest(processor):
         assert not case.forward(processor)[1].any()
 
 
-@pytest.mark.parametrize("inputs", [1, 8])
-def test_pixels_that_no_result_sees_change_none(processor, inputs):
-    case = Case(**dict(zip(NAMES, (2, inputs, 16, 8, 9, 5, 0, 2), strict=True)))
+@pytest.mark.parametrize(("inputs", "side"), [(1, 5), (8, 3), (8, 5)])
+def test_pixels_that_no_result_sees_change_none(processor, inputs, side):
+    case = Case(**dict(zip(NAMES, (2, inputs, 16, 8, 9, side, 0, 2), strict=True)))
     results, places = case.forward(processor)
     below = case.backward(processor, places)[1] if inputs > FEW else None
     assert below is None or (not below[:, :, -1].any() and below[:, :, -2].all())
