@@ -104,11 +104,12 @@ static const char *fill(Shape *shape)
     return NULL;
 }
 
-/* Numbers of an image, of its results and of all filters, and of these with what is filled up. */
+/* Numbers of an image, of its results, of all places and of all filters, and of these with what is filled up. */
 static Size image_size(const Shape *shape) { return shape->height * shape->width * shape->given_inputs; }
 static Size padded_size(const Shape *shape) { return shape->padded_height * shape->padded_width * shape->inputs; }
 static Size result_size(const Shape *shape) { return shape->down * shape->right * shape->given_outputs; }
 static Size filled_result_size(const Shape *shape) { return shape->down * shape->right * shape->outputs; }
+static Size places_size(const Shape *shape) { return (shape->pool - 1) * shape->examples * filled_result_size(shape); }
 static Size filters_size(const Shape *shape) { return shape->given_outputs * shape->side * shape->side * shape->given_inputs; }
 static Size filled_filters_size(const Shape *shape) { return shape->outputs * shape->side * shape->side * shape->inputs; }
 
@@ -127,6 +128,7 @@ typedef struct {
     float *convolved;              /* [rows, columns, outputs] of one image, or the derivatives by it */
 } Job;
 
+/* Rows of so many numbers, which begin from_row and to_row numbers apart. */
 static void copy_rows(Size rows, Size numbers, const float *from, Size from_row, float *to, Size to_row)
 {
     if (numbers == from_row && numbers == to_row)
@@ -174,7 +176,7 @@ static void fill_up(Job *job)
     memset(job->padded, 0, padded_size(shape) * sizeof(float));
 }
 
-/* Results of an image out of those that are filled up, and derivatives by them back. */
+/* Takes the results of an image out of those that are filled up. */
 static void take_results(const Job *job, Size image)
 {
     const Shape *shape = &job->shape;
@@ -182,6 +184,7 @@ static void take_results(const Job *job, Size image)
               job->results + image * result_size(shape), shape->given_outputs);
 }
 
+/* Puts the derivatives by the results of an image where these were: what is filled up stays 0. */
 static void fill_slopes(const Job *job, Size image)
 {
     const Shape *shape = &job->shape;
@@ -231,7 +234,6 @@ static void backward_avx512(Job *job) {}
 static void backward_avx2(Job *job) {}
 #endif
 
-
 /* Does the job by a kernel, in working memory of its own; 0 where there is not enough. */
 static int work(Job *job, void (*kernel)(Job *))
 {
@@ -270,7 +272,21 @@ static int work(Job *job, void (*kernel)(Job *))
     return 1;
 }
 
-static int holds(const Py_buffer *buffer, Size numbers) { return buffer->len == numbers * (Size)sizeof(float); }
+typedef struct {
+    const char *name;
+    Size numbers;
+} Need;
+
+/* The name of what does not fit, or NULL: the kernel, then the sizes of buffers. */
+static const char *unfit(int has_kernel, const Py_buffer *given, const Need *needs, int count)
+{
+    if (!has_kernel)
+        return "processor";
+    for (int at = 0; at < count; at++)
+        if (given[at].len != needs[at].numbers * (Size)sizeof(float))
+            return needs[at].name;
+    return NULL;
+}
 
 static PyObject *done(const char *name, const char *wrong, int worked, Py_buffer *buffers, int count)
 {
@@ -308,14 +324,16 @@ static PyObject *forward(PyObject *module, PyObject *arguments)
     const Shape *shape = &job.shape;
     void (*kernel)(Job *) = KERNEL(processor, forward_avx512, forward_avx2);
     wrong = fill(&job.shape);
-    if (!wrong)
-        wrong = !kernel                                                                       ? "processor"
-                : !holds(&given[0], shape->examples * image_size(shape))                      ? "images"
-                : !holds(&given[1], filters_size(shape))                                      ? "filters"
-                : !holds(&given[2], shape->given_outputs)                                         ? "shift"
-                : !holds(&given[3], shape->examples * result_size(shape))                     ? "results"
-                : !holds(&given[4], (shape->pool - 1) * shape->examples * filled_result_size(shape)) ? "places"
-                                                                                              : NULL;
+    if (!wrong) {
+        const Need needs[] = {
+            {"images", shape->examples * image_size(shape)},
+            {"filters", filters_size(shape)},
+            {"shift", shape->given_outputs},
+            {"results", shape->examples * result_size(shape)},
+            {"places", places_size(shape)},
+        };
+        wrong = unfit(kernel != NULL, given, needs, 5);
+    }
     if (!wrong) {
         job.images = given[0].buf, job.filters = given[1].buf, job.shift = given[2].buf;
         job.results = given[3].buf, job.places = given[4].buf;
@@ -345,15 +363,17 @@ static PyObject *backward(PyObject *module, PyObject *arguments)
     const Shape *shape = &job.shape;
     void (*kernel)(Job *) = KERNEL(processor, backward_avx512, backward_avx2);
     wrong = fill(&job.shape);
-    if (!wrong)
-        wrong = !kernel                                                                                                  ? "processor"
-                : !holds(&given[0], shape->examples * image_size(shape))                                                 ? "images"
-                : !holds(&given[1], filters_size(shape))                                                                 ? "filters"
-                : !holds(&given[2], (shape->pool - 1) * shape->examples * filled_result_size(shape))                            ? "places"
-                : !holds(&given[3], shape->examples * result_size(shape))                                                ? "slopes"
-                : !holds(&given[4], filters_size(shape))                                                                 ? "gradient"
-                : !holds(&given[5], 0) && !(by_tiles(shape) && holds(&given[5], shape->examples * image_size(shape))) ? "below"
-                                                                                                                         : NULL;
+    if (!wrong) {
+        const Need needs[] = {
+            {"images", shape->examples * image_size(shape)},
+            {"filters", filters_size(shape)},
+            {"places", places_size(shape)},
+            {"slopes", shape->examples * result_size(shape)},
+            {"gradient", filters_size(shape)},
+            {"below", given[5].len && by_tiles(shape) ? shape->examples * image_size(shape) : 0},
+        };
+        wrong = unfit(kernel != NULL, given, needs, 6);
+    }
     if (!wrong) {
         job.images = given[0].buf, job.filters = given[1].buf, job.places = given[2].buf, job.slopes = given[3].buf;
         job.gradient = given[4].buf, job.below = given[5].len ? given[5].buf : NULL;

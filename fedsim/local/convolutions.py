@@ -1,4 +1,6 @@
-"""Convolutions of c clients with the max-pooling that follows them: three ways to compute the same, each the fastest for some layers."""
+"""Convolutions of c clients with the max-pooling that follows them: three ways to compute the same, each the fastest for some layers.
+
+Images and their derivatives are [c, channels, H, W, B], filters [c, out, in, k, k]."""
 
 from __future__ import annotations
 
