@@ -47,24 +47,22 @@ class Convolution(LayerGradient):
 
     def __init__(self, layer: Layer, weight: Tensor, bias: Tensor) -> None:
         super().__init__(layer, weight, bias)
-        self.filters, self.shift = weight, bias  # at the point, or uphill of it
         self.size, self.padding = layer.module.kernel_size[0], layer.module.padding[0]
 
     def squared(self) -> Tensor:
         return self.gradient.square().sum((1, 2, 3, 4)) + self.slope.square().sum(1)
 
     def climb(self, step: Tensor) -> None:
-        self.filters = torch.addcmul(self.weight, self.gradient, step.view(-1, 1, 1, 1, 1))
-        self.shift = torch.addcmul(self.bias, self.slope, step.view(-1, 1))
+        weight = torch.addcmul(self.weight, self.gradient, step.view(-1, 1, 1, 1, 1))
+        self.stand(weight, torch.addcmul(self.bias, self.slope, step.view(-1, 1)))
 
     def write(self, weight: Tensor, bias: Tensor) -> None:
         weight.copy_(self.gradient)
         bias.copy_(self.slope)
 
-    def descend(self, along: float) -> None:
+    def _add(self, along: float) -> None:
         self.weight.add_(self.gradient, alpha=along)
         self.bias.add_(self.slope, alpha=along)
-        self.filters, self.shift = self.weight, self.bias
 
 
 class ColumnConvolution(Convolution):
@@ -83,16 +81,16 @@ class ColumnConvolution(Convolution):
         self.inside = self._inside_of(self.moved)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.filters is self.weight or not self.layer.first:  # data are the same uphill
+        if self.weight is self.point[0] or not self.layer.first:  # data are the same uphill
             self.columns = self._columns(x)
-        self.inside.copy_(self.filters[:, None, None])
+        self.inside.copy_(self.weight[:, None, None])
         convolved = torch.bmm(self.moved.flatten(1, 3).flatten(2), self.columns)
         self.convolved = convolved.unflatten(1, (self.layer.pool**2, -1))  # written over by the derivatives by them
         first, *others = self.convolved.unbind(1)
         self.highest = [first]  # of the first, the first two, ...
         for each in others:
             self.highest.append(torch.maximum(self.highest[-1], each))
-        self.out = self._activated(self.highest[-1] + self.shift.unsqueeze(-1))
+        self.out = self._activated(self.highest[-1] + self.bias.unsqueeze(-1))
         return self.out.view(*self.out.shape[:2], *self.places, -1)
 
     def _columns(self, x: Tensor) -> Tensor:
@@ -157,7 +155,7 @@ class LibraryConvolution(Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         pool, self.before, found = self.layer.pool, [], []
-        for image, filters, shift in zip(x, self.filters, self.shift, strict=True):
+        for image, filters, shift in zip(x, self.weight, self.bias, strict=True):
             image = image.permute(3, 0, 1, 2).contiguous(memory_format=torch.channels_last)
             convolved, indices = F.conv2d(image, filters, shift, padding=self.padding), None
             outputs = convolved
@@ -171,7 +169,7 @@ class LibraryConvolution(Convolution):
     def backward(self, d: Tensor) -> Tensor | None:
         pool, padding = [self.layer.pool] * 2, [self.padding] * 2
         wanted, found = [not self.layer.first, True, True], []
-        for each, filters, (image, convolved, indices, outputs) in zip(d, self.filters, self.before, strict=True):
+        for each, filters, (image, convolved, indices, outputs) in zip(d, self.weight, self.before, strict=True):
             each = each.permute(3, 0, 1, 2).contiguous(memory_format=torch.channels_last)
             each = self._before_activation(each, outputs)
             if indices is not None:
@@ -187,13 +185,13 @@ class CompiledConvolution(Convolution):
     """Convolution and max-pooling by `fedsim/_convolutions.c`, one client after the other, with fewer multiplications: float32 only."""
 
     def forward(self, x: Tensor) -> Tensor:
-        self.images, outputs, pool = _turned(x).contiguous(), self.shift.shape[1], self.layer.pool
+        self.images, outputs, pool = _turned(x).contiguous(), self.bias.shape[1], self.layer.pool
         clients, examples, height, width, inputs = self.images.shape
         rows, columns = ((length + 2 * self.padding - self.size + 1) // pool for length in (height, width))
         self.shape = examples, inputs, outputs, height, width, self.size, self.padding, pool
         self.out = x.new_empty(clients, examples, rows, columns, outputs)
         self.places = x.new_empty(clients, examples * rows * columns, -(-outputs // STRIP) * STRIP if pool == 2 else 0)
-        self._each(compiled.forward, self.images, self._filters, self.shift, self.out, self.places)
+        self._each(compiled.forward, self.images, self._filters, self.bias, self.out, self.places)
         return _turned(self._activated(self.out))
 
     def backward(self, d: Tensor) -> Tensor | None:
@@ -207,7 +205,7 @@ class CompiledConvolution(Convolution):
     @property
     def _filters(self) -> Tensor:
         """[c, out, k, k, in], as which each client's lie in memory."""
-        return self.filters.movedim(2, -1)
+        return self.weight.movedim(2, -1)
 
     def _each(self, function: Callable[..., None], *stacks: Tensor) -> None:
         for client in zip(*map(_arrays, stacks), strict=True):

@@ -26,7 +26,8 @@ class LayerGradient:
     """A layer of c clients at a point, and after a backward pass its gradient there."""
 
     def __init__(self, layer: Layer, weight: Tensor, bias: Tensor) -> None:
-        self.layer, self.weight, self.bias = layer, weight, bias
+        self.layer, self.point = layer, (weight, bias)
+        self.weight, self.bias = self.point  # that it is computed with: at the point, or uphill of it
         self.climbs = False  # whether steps go uphill first
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,8 +49,16 @@ class LayerGradient:
         """Write the gradient."""
         raise NotImplementedError("a layer writes its gradient")
 
+    def stand(self, weight: Tensor, bias: Tensor) -> None:
+        """Be computed with these, uphill of the point; `descend` comes back."""
+        self.weight, self.bias = weight, bias
+
     def descend(self, along: float) -> None:
         """point <- point + along gradient, in place."""
+        self.weight, self.bias = self.point
+        self._add(along)
+
+    def _add(self, along: float) -> None:
         raise NotImplementedError("a layer takes a step")
 
     def _activated(self, z: Tensor) -> Tensor:
@@ -113,7 +122,7 @@ class DenseLayer(LayerGradient):
         torch.bmm(self.d.transpose(1, 2), self.h, out=weight)
         torch.sum(self.d, dim=1, out=bias)
 
-    def descend(self, along: float) -> None:
+    def _add(self, along: float) -> None:
         self.weight.baddbmm_(self.d.transpose(1, 2), self.h, alpha=along)
         self.bias.add_(self.d.sum(dim=1), alpha=along)
         self.uphill = None

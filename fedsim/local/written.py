@@ -8,12 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fedsim.algorithms.directions import TINY, Affine
+from fedsim.algorithms.directions import TINY, Affine, norm
 from fedsim.local.convolutions import CompiledConvolution, LibraryConvolution
 from fedsim.local.gradients import Descent, GradientKernel
 from fedsim.local.layer_gradients import DenseLayer, LayerGradient
 from fedsim.local.layers import layers_of
 from fedsim.parameters import CACHE_LINE, Layout, copied_apart, room_for
+
+ONE_ROW = 1 << 18  # parameters: up to so many, networks that begin with a convolution go uphill by a row of their gradient, faster so
 
 
 class WrittenGradient(GradientKernel):
@@ -43,20 +45,15 @@ class WrittenGradient(GradientKernel):
         return copied_apart(x)
 
     def descent(self, x: Tensor, form: Affine, rate: float) -> Descent:
-        """The gradient is never written out, but into the products that change the weights."""
+        """The gradient that a step follows is never written out, but into the products that change the weights."""
         layers, left, along = self._at(x), 1 - rate * form.pull, -rate * form.scale
         shift = None if form.offset is None else form.offset * -rate
-        for layer in layers:
-            layer.climbs = bool(form.radius)
+        climb = self._climb(x, layers, form.radius) if form.radius else None
 
         def step(*batch: Tensor) -> None:
-            if form.radius:
+            if climb:
                 self._backward(layers, *batch)
-                # one by one: a sum over them would have an order that depends on a client's place
-                length = functools.reduce(torch.add, [layer.squared() for layer in layers]).sqrt()
-                steps = form.radius / (length + TINY)
-                for layer in layers:
-                    layer.climb(steps)
+                climb()
             if shift is None and left == 1:
                 self._backward(layers, *batch, then=lambda layer: layer.descend(along))
                 return
@@ -66,6 +63,32 @@ class WrittenGradient(GradientKernel):
                 layer.descend(along)
 
         return step
+
+    def _climb(self, x: Tensor, layers: list[LayerGradient], radius: float) -> Callable[[], None]:
+        """What takes layers uphill after a backward pass at x: all at once, by rows, or one by one, writing nothing of the size of dense
+        layers."""
+        if self.layout.size <= ONE_ROW and not isinstance(layers[0], DenseLayer):
+            gradients, peak = room_for(x), room_for(x)
+            slopes, places = self._views(gradients), self._views(peak)
+
+            def climb() -> None:
+                for layer, slope in zip(layers, slopes, strict=True):
+                    layer.write(*slope)
+                torch.addcmul(x, gradients, radius / (norm(gradients) + TINY), out=peak)
+                for layer, place in zip(layers, places, strict=True):
+                    layer.stand(*place)
+
+            return climb
+
+        def climb_one_by_one() -> None:
+            # squares not summed over layers at once, which would have an order that depends on a client's place
+            steps = radius / (functools.reduce(torch.add, [layer.squared() for layer in layers]).sqrt() + TINY)
+            for layer in layers:
+                layer.climb(steps)
+
+        for layer in layers:
+            layer.climbs = True
+        return climb_one_by_one
 
     def outputs(self, x: Tensor, inputs: Tensor) -> Tensor:
         """Of dense layers in one call, of compiled convolutions model by model; other convolutions of large batches are for the library."""

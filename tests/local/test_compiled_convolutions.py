@@ -273,6 +273,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.usefixtures("way_uphill")
 @pytest.mark.parametrize("form", FORMS, ids=["gradient", "pulled", "uphill", "all"])
 @pytest.mark.parametrize("model", ["common", "lenet", "cnn", "mcmahan"])
 def test_descent_is_that_of_a_loop_in_double_precision(processor, model, form):

@@ -120,6 +120,20 @@ def test_two_steps_of_descent_by_hand(model, kernel, classification, offset_rows
     assert torch.equal(inputs, before)
 
 
+@pytest.mark.usefixtures("way_uphill")
+@pytest.mark.parametrize("form", ["uphill", "all"])
+@pytest.mark.parametrize("model", ["lenet", "convolutions"])
+def test_uphill_all_layers_at_once_or_one_by_one(model, form):
+    """Two steps, against a loop, of fewer clients than rows have room for."""
+    module, x, *data = batch(model, 3, True)
+    layout, expected = Layout.of(module), x.clone()
+    steps = [(WrittenGradient, x), (LoopedGradient, expected)]
+    for step in [kernel(module, layout, True).descent(point[:2], FORMS[form], 0.3) for kernel, point in steps]:
+        for _ in range(2):
+            step(*(part[:2] for part in data))
+    torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("kernel", [LoopedGradient, VmappedGradient])
 def test_a_parameter_without_effect_has_a_zero_gradient(kernel):
     class Spare(nn.Linear):

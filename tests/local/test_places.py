@@ -49,6 +49,7 @@ def agree(module: nn.Module, shape: tuple[int, ...], batch: int, outputs: int, r
     return torch.equal(together, torch.cat(apart))
 
 
+@pytest.mark.usefixtures("way_uphill")
 @pytest.mark.parametrize("radius", [0.0, 0.05])
 @pytest.mark.parametrize("batch", [4, 10, 32])
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_common_networks_and_batches_have_the_same_bits_in_any_place(module, sha
     assert agree(module, shape, batch, outputs, radius)
 
 
+@pytest.mark.usefixtures("way_uphill")
 def test_networks_drawn_at_random_have_the_same_bits_where_they_are_said_to():
     random, said = rng.generator(0, "networks"), []
     for _ in range(150):
