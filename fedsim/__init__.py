@@ -47,7 +47,10 @@ def __getattr__(name: str) -> Any:
         return version("fedsim")
     if name not in _HOMES:
         raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    from fedsim.imports import without_collections
+
+    with without_collections():
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -96,7 +96,7 @@ class PlainKeys:
 def build(settings: Settings, folder: Path | str | None = None, progress: bool | Literal["auto"] | None = None) -> Simulation:
     """The simulation that the settings describe. folder: where it records; progress: in place of the setting. Raises ConfigError, its key
     being the setting's ("aggregator.cutoff")."""
-    from fedsim.simulation import Simulation
+    from fedsim import Simulation
 
     config = settings.config
     known = [*GROUPS, METRICS, *settings_of(PlainKeys)]

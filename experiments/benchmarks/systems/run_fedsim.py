@@ -6,15 +6,16 @@ import sys
 import time
 from pathlib import Path
 
+from fedsim.engine.inprocess import InProcess  # first, as in the command line: it imports torch faster
+from fedsim.recording.loggers import Logger
+
+# isort: split
 import torch
 from common import FOLDER, PREPARED, SETTINGS, Clock
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from workloads import WORKLOADS, simulation  # noqa: E402
-
-from fedsim.engine.inprocess import InProcess  # noqa: E402
-from fedsim.recording.loggers import Logger  # noqa: E402
 
 
 class Watch(Logger):
