@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,9 +87,10 @@ def _below(root: Path) -> Iterator[Path]:
             yield Path(parent).resolve()
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts multirun jobs 2 before 10."""
-    return [(int(part), "") if part.isdecimal() and part.isascii() else (-1, part) for part in path.parts]
+def _natural(path: Path) -> list[list[tuple[float, str]]]:
+    """Sorts job 2 before 10, seed=2 before seed=10 and rate=0.05 before rate=0.1."""
+    pieces = [re.split(r"([0-9]+(?:\.[0-9]+)?)", part) for part in path.parts]  # a text, a number, a text, ...
+    return [[(float(piece), piece) if place % 2 else (-1.0, piece) for place, piece in enumerate(part)] for part in pieces]
 
 
 def _is_run(files: list[str]) -> bool:
