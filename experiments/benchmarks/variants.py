@@ -47,7 +47,7 @@ from fedsim.evaluation import Evaluation  # noqa: E402
 from fedsim.local import LocalTraining  # noqa: E402
 from fedsim.local.batches import local_steps  # noqa: E402
 
-ROUNDS = {"W2": 15, "W1b": 4, "W1": 2, "residual": 40}  # the first is not counted
+ROUNDS = {"W2": 15, "W1b": 6, "W1": 3, "residual": 40}  # the first is not counted
 RAGGED = WORK / "ragged.npz"
 UNITS = {"ragged": ("µs a step", 1e6), "sweep": ("s", 1.0), "seeds": ("s", 1.0), "evaluations": ("ms each", 1e3)}
 Times = dict[str, list[float]]  # seconds of each repeat
