@@ -50,7 +50,9 @@ def __getattr__(name: str) -> Any:
     from fedsim.imports import without_collections
 
     with without_collections():
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        found = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = found  # asked for once
+    return found
 
 
 def __dir__() -> list[str]:

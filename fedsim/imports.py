@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without_collections() -> Iterator[None]:
-    """Do not look for garbage among what is made meanwhile, and take it for old afterwards. A million objects come with torch and stay;
-    Python would go through them again and again, which is a seventh of the time until a first round."""
+    """Do not look for garbage meanwhile, and take all that there is for old afterwards, which is looked through rarely: for once in a
+    process. A million objects come with torch and stay; Python would go through them again and again, which is a seventh of the time until
+    a first round."""
     if not gc.isenabled():
         yield
         return

@@ -26,6 +26,25 @@ def test_a_process_imports_without_collections_and_collects_afterwards(module):
     assert found.split() == ["0", "True", "0"]
 
 
+def test_names_are_looked_up_once_so_that_garbage_is_found_as_ever():
+    code = """
+import gc, fedsim
+fedsim.Simulation
+from fedsim.config.building import build
+class Knot:
+    left = 0
+    def __init__(self): self.itself = self; Knot.left += 1
+    def __del__(self): Knot.left -= 1
+for _ in range(20_000):
+    fedsim.Simulation
+    try: build(None)
+    except AttributeError: pass
+    Knot()
+print(Knot.left < 10_000)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["True"]
+
+
 def test_what_was_garbage_before_and_meanwhile_is_found_later():
     before, meanwhile = Knot(), None
     dead = [weakref.ref(before)]

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +88,10 @@ def _below(root: Path) -> Iterator[Path]:
             yield Path(parent).resolve()
 
 
-def _natural(path: Path) -> list[list[tuple[float, str]]]:
+def _natural(path: Path) -> list[list[tuple[Decimal, str]]]:
     """Sorts job 2 before 10, seed=2 before seed=10 and rate=0.05 before rate=0.1."""
     pieces = [re.split(r"([0-9]+(?:\.[0-9]+)?)", part) for part in path.parts]  # a text, a number, a text, ...
-    return [[(float(piece), piece) if place % 2 else (-1.0, piece) for place, piece in enumerate(part)] for part in pieces]
+    return [[(Decimal(piece if place % 2 else -1), piece) for place, piece in enumerate(part)] for part in pieces]
 
 
 def _is_run(files: list[str]) -> bool:

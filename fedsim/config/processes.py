@@ -103,7 +103,7 @@ def in_worker(job: Callable[[], Any]) -> Any:
 
 def _follow() -> None:
     """Set up a worker process: out of reach of the terminal's Ctrl-C, and watching its leader."""
-    import fedsim.simulation  # noqa: F401  (now: joblib ends a worker that has grown since its first run, which may find all done before)
+    from fedsim import Simulation  # noqa: F401  (now: joblib ends a worker that has grown since its first run, which may find all done before)
 
     parent = multiprocessing.parent_process()  # it may be gone already, and the system's parent another
     _Worker.leader = os.getppid() if parent is None else int(parent.pid)

@@ -137,7 +137,7 @@ class Worker:
     def _kept(self, anchor: Tensor, rows: np.ndarray) -> State:
         """The clients' kept state; a client that takes part for the first time starts from the rule's own."""
         if (rows < 0).all():
-            return {name: fresh.expand(len(rows), -1).clone() for name, fresh in self.task.fresh(anchor).items()}
+            return {name: fresh.to(anchor).expand(len(rows), -1).clone() for name, fresh in self.task.fresh(anchor).items()}
         stored = {name: self._rows(f"client/{name}", rows).to(self.device) for name in self.arena.named("client/")}
         if stored and (rows < 0).any():
             known = torch.from_numpy(rows >= 0).to(self.device).unsqueeze(-1)

@@ -37,7 +37,15 @@ def test_runs_come_in_the_order_of_the_sweep_and_once(tmp_path, write_run, confi
 
 
 def test_runs_come_in_the_order_of_the_numbers_in_their_names(tmp_path, write_run, config_of):
-    names = ["local.rate=0.05,seed=2", "local.rate=0.05,seed=10", "local.rate=0.1,seed=0", "local.rate=0.1,seed=9", "local.rate=1,seed=3"]
+    names = [
+        "local.rate=0.05,seed=2",
+        "local.rate=0.05,seed=10",
+        "local.rate=0.1,seed=0",
+        "local.rate=0.1,seed=9",
+        "local.rate=1,seed=3",
+        f"local.rate=1,seed={10**17 - 1}",
+        f"local.rate=1,seed={10**17}",
+    ]
     for number, name in enumerate(reversed(names)):
         write_run(tmp_path / name, config_of("fedavg", "full", number), VALUES[:1])
     assert load_runs(tmp_path)["run"].unique().tolist() == names
