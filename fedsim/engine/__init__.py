@@ -2,7 +2,7 @@
 
 from fedsim.imports import without_collections
 
-with without_collections():  # the first that a worker's process imports
+with without_collections():  # the first that a Ray worker imports of fedsim
     from fedsim.engine.inprocess import InProcess
 
 __all__ = ["InProcess"]

@@ -65,8 +65,8 @@ class WrittenGradient(GradientKernel):
         return step
 
     def _climb(self, x: Tensor, layers: list[LayerGradient], radius: float) -> Callable[[], None]:
-        """What takes layers uphill after a backward pass at x: all at once, by rows, or one by one, writing nothing of the size of dense
-        layers."""
+        """What takes the layers of models x [c, P] to the distance `radius` uphill, after a backward pass there. Small networks go by a row
+        of gradients and one of uphill parameters [c, P] each, others layer by layer, with nothing of the size of a dense weight written."""
         if self.layout.size <= ONE_ROW and not isinstance(layers[0], DenseLayer):
             gradients, peak = room_for(x), room_for(x)
             slopes, places = self._views(gradients), self._views(peak)

@@ -124,7 +124,7 @@ def test_two_steps_of_descent_by_hand(model, kernel, classification, offset_rows
 @pytest.mark.parametrize("form", ["uphill", "all"])
 @pytest.mark.parametrize("model", ["lenet", "convolutions"])
 def test_uphill_all_layers_at_once_or_one_by_one(model, form):
-    """Two steps, against a loop, of fewer clients than rows have room for."""
+    """Two steps of two of three clients, against a loop; the third stays where it is."""
     module, x, *data = batch(model, 3, True)
     layout, expected = Layout.of(module), x.clone()
     steps = [(WrittenGradient, x), (LoopedGradient, expected)]
