@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsim.errors import ConfigError, reason, require
-from fedsim.reading import read_unpacked
+from fedsim.reading import OBJECTS, read_unpacked
 
 KEY = "topology.path"
 _COMMENT = ("#", "%")
@@ -25,7 +25,7 @@ def read_graph(path: str) -> tuple[int, np.ndarray]:
     if suffix not in _READERS:
         raise ConfigError(KEY, path, f"a file that ends in one of {', '.join(_READERS)}, each also followed by .gz")
     try:
-        nodes, edges = _READERS[suffix](read_unpacked(name).decode("utf-8"))
+        nodes, edges = _READERS[suffix](read_unpacked(name, OBJECTS).decode("utf-8"))
     except Exception as error:  # networkx, scipy, zlib and the XML parser raise a dozen kinds on a damaged file
         raise ConfigError(KEY, path, f"a readable graph file ({reason(error)})") from None
     require(nodes > 0, KEY, path, "a graph with at least one node")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.errors import ConfigError
-from fedsim.recording.files import read_json, shown
+from fedsim.recording.files import read_json, shown, why
+from fedsim.recording.folder import Folder
 from fedsim.recording.rows import read_table
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def _read_model(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with Folder(path.parent) as folder, folder.mapped(path.name) as place, safe_open(place, framework="pt") as file:
             order = json.loads((file.metadata() or {}).get("order", "[]"))
             return {name: file.get_tensor(name) for name in order or file.keys()}
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise ConfigError("model", str(path), f"a whole safetensors file ({error})") from None
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError("model", str(path), f"a whole safetensors file ({why(error)})") from None

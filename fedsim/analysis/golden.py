@@ -116,7 +116,7 @@ class Golden:
     @classmethod
     def read(cls, path: Path) -> Golden:
         """Raises ConfigError if the file is missing, no golden file, or of another format."""
-        content = read_json(path)
+        content = read_json(path, links=True)
 
         def accepted(fits: bool) -> None:
             require(fits, "--against", str(path), f"accepted is a file of format {FORMAT} that `fedsim check --write` made")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim.errors import ConfigError, require
+from fedsim.recording.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,8 +61,10 @@ def label_heatmap(counts: np.ndarray, path: str | Path, label_names: Sequence[st
     else:
         at = np.linspace(0, len(groups), 6)
         main.set_xticks(at - 0.5, [f"{round(t * clients / len(groups)):,}" for t in at])
+    picture, target = io.BytesIO(), Path(path) if Path(path).suffix else Path(f"{path}.png")
     try:
-        figure.savefig(path, dpi=130)
+        figure.savefig(picture, dpi=130, format=target.suffix.removeprefix("."))
+        write_atomic(target, picture.getvalue())  # a link of that name is replaced, not followed
     except (OSError, ValueError) as error:  # ValueError: a suffix that is no picture format
         raise ConfigError("path", str(path), f"a picture file (png, pdf, svg) in a folder that can be written: {error}") from None
 

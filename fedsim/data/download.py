@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 import lzma
 import os
@@ -122,7 +123,8 @@ def extracted(md5: dict[str, str], names: list[str]) -> Unpack:
 
     def unpack(file: Path, folder: Path) -> list[Path]:
         kept = {}
-        with tarfile.open(file) as archive:
+        # Unpacked here: tarfile would take the memory that a compressed header asks for
+        with tarfile.open(fileobj=io.BytesIO(read_bytes(file)), mode="r:") as archive:
             for member in archive:
                 name = Path(member.name).name
                 if name in names and member.isfile() and member.size <= _LARGEST:

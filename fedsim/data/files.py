@@ -17,7 +17,7 @@ import numpy as np
 from fedsim.component import component
 from fedsim.data.dataset import DataSource
 from fedsim.errors import ConfigError, reason
-from fedsim.reading import UNREADABLE, read_unpacked
+from fedsim.reading import ARRAYS, OBJECTS, UNREADABLE, TooLargeError, bound_of, check_size, read_unpacked
 
 ROOT_VARIABLE = "FEDSIM_DATA"
 _DEFLATE = 1032  # no byte of a zip archive can stand for more
@@ -73,12 +73,14 @@ def need(root: Path, folders: Iterable[str], name: str) -> Path:
     return path
 
 
-def read_bytes(path: Path, key: str = "data.root") -> bytes:
-    """The contents of a file, decompressed if it is gzip or xz (told by its first bytes)."""
+def read_bytes(path: Path, key: str = "data.root", share: float = ARRAYS) -> bytes:
+    """The contents of a file, decompressed if it is gzip, bzip2 or xz (told by its first bytes); share: see `read_unpacked`."""
     try:
-        return read_unpacked(path)
+        return read_unpacked(path, share)
     except FileNotFoundError:
         raise file_error(path, "does not exist; accepted is an existing file", key) from None
+    except TooLargeError as error:
+        raise file_error(path, f"is too large: {reason(error)}", key) from None
     except UNREADABLE as error:
         raise file_error(path, f"cannot be read, it may be truncated or damaged: {reason(error)}", key) from None
 
@@ -106,13 +108,16 @@ def read_idx(content: bytes, path: Path, dimensions: int) -> np.ndarray:
 
 def read_npz(path: Path, needed: Iterable[str], key: str = "data.root") -> dict[str, np.ndarray]:
     """All arrays of an .npz file (also .npz.xz), of which the `needed` must be there. Pickled objects are never loaded."""
-    content = read_bytes(path, key)
+    content, bound = read_bytes(path, key), bound_of(ARRAYS)
     if content[:2] != b"PK":
         raise file_error(path, "is not an .npz file; accepted is what numpy.savez writes", key)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             most = _DEFLATE * len(content)
+            check_size(sum(each.file_size for each in archive.infolist()), bound)  # no array is longer than its member
             arrays = {each.filename.removesuffix(".npy"): _read_array(archive, each, most) for each in archive.infolist()}
+    except TooLargeError as error:
+        raise file_error(path, f"is too large: {reason(error)}", key) from None
     except Exception as error:  # a damaged archive can raise nearly anything
         if "allow_pickle" in str(error):
             fault = "holds Python objects; accepted are arrays of numbers (an .npz file written by numpy.savez)"
@@ -142,6 +147,6 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) ->
 def read_json(path: Path) -> Any:
     """A JSON file, compressed or not."""
     try:
-        return json.loads(read_bytes(path))
+        return json.loads(read_bytes(path, share=OBJECTS))
     except (ValueError, RecursionError) as error:  # also bad UTF-8
         raise file_error(path, f"is not readable JSON: {reason(error)}") from None

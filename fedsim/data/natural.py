@@ -15,6 +15,7 @@ from fedsim.data.dataset import LARGEST, Dataset, Share, Split, draw_test, momen
 from fedsim.data.files import FileSource, file_error, need, read_bytes, read_json, read_npz
 from fedsim.data.images import MNIST, check_labels
 from fedsim.errors import ConfigError
+from fedsim.reading import OBJECTS
 
 ACTIVITIES = ["walking", "walking upstairs", "walking downstairs", "sitting", "standing", "laying"]
 HOSPITALS = ["cleveland", "hungarian", "switzerland", "va"]
@@ -147,7 +148,7 @@ def _join(parts: list[Split]) -> Split:
 def _read_patients(path: Path) -> np.ndarray:
     """Rows of 13 features and a label as float32 [n, 14], "?" as NaN."""
     rows = []
-    for number, line in enumerate(read_bytes(path).decode("latin1").splitlines(), 1):
+    for number, line in enumerate(read_bytes(path, share=OBJECTS).decode("latin1").splitlines(), 1):
         if not line.strip():
             continue
         values = [value.strip() for value in line.split(",")]

@@ -13,6 +13,7 @@ from fedsim.component import PositiveInt, component
 from fedsim.data.dataset import Dataset, Share, Split, draw_test, moments
 from fedsim.data.files import FileSource, absent, file_error, find, read_bytes
 from fedsim.errors import reason
+from fedsim.reading import TABLE
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 MOST = 1 << 28  # numbers held at most: 1 GB
@@ -67,7 +68,7 @@ class SvmLight(FileSource):
         from sklearn.datasets import load_svmlight_file
 
         try:
-            sparse, labels = load_svmlight_file(io.BytesIO(read_bytes(path)), n_features=features, dtype=np.float32)
+            sparse, labels = load_svmlight_file(io.BytesIO(read_bytes(path, share=TABLE)), n_features=features, dtype=np.float32)
         except (ValueError, OverflowError, MemoryError) as error:
             accepted = "index:value pairs, the indices from 1 up to data.features and ascending in each line"
             raise file_error(path, f"is not in svmlight form ({reason(error)}); accepted are lines of a label and {accepted}") from None

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fedsim.errors import ConfigError, reason, require
-from fedsim.reading import read_unpacked
+from fedsim.parquet import read_columns
+from fedsim.reading import ARRAYS, TABLE, bound_of, read_unpacked
 
 
 def read_table(path: str, key: str, columns: tuple[str, ...]) -> list[np.ndarray]:
@@ -20,8 +21,10 @@ def read_table(path: str, key: str, columns: tuple[str, ...]) -> list[np.ndarray
     accepted = f"a readable CSV or Parquet file with columns {', '.join(columns)}"
     name = Path(os.path.expanduser(path))
     try:
-        content = io.BytesIO(read_unpacked(name))  # read here, since pandas would also follow web addresses
-        table = pandas.read_parquet(content) if name.suffix in (".parquet", ".pq") else pandas.read_csv(content, skipinitialspace=True)
+        if name.suffix in (".parquet", ".pq"):
+            table = pandas.DataFrame(read_columns(read_unpacked(name), columns, bound_of(ARRAYS)))
+        else:  # read here, since pandas would also follow web addresses
+            table = pandas.read_csv(io.BytesIO(read_unpacked(name, TABLE)), skipinitialspace=True)
     except Exception as error:  # pandas and pyarrow raise a dozen kinds on a damaged file
         raise ConfigError(key, path, f"{accepted} ({reason(error)})") from None
     missing = [column for column in columns if column not in table.columns]

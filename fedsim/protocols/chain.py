@@ -117,9 +117,13 @@ class Chain:
         return {name: getattr(self, name) for name in ("position", "moves", "log_v", "log_scale")}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from what `state` gave."""
-        for name, value in state.items():
-            getattr(self, name)[...] = value
+        """Go on from what `state` gave. Raises ValueError where that is of another graph or other tokens."""
+        for name, here in self.state().items():
+            if state[name].shape != here.shape:
+                raise ValueError(f"{name} is of shape {state[name].shape}, not {here.shape}")
+            here[...] = state[name]
+        if not ((self.position >= 0) & (self.position < len(self.degree))).all() or (self.moves < 0).any():
+            raise ValueError(f"a token is on none of the {len(self.degree)} nodes, or has made fewer than 0 moves")
 
 
 def _padded(adjacency: sparse.csr_array, degree: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

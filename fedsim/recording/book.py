@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fedsim.rounds import RoundReport
 
 
-_COUNTS = ("round", "participants", "sent", "received", "dropouts", "discarded")
+COUNTS = ("round", "participants", "sent", "received", "dropouts", "discarded")
 
 
 class Book:
@@ -90,14 +90,14 @@ class Book:
     def state(self) -> dict[str, np.ndarray]:
         """What the totals of the next rounds are added to."""
         seconds = np.array([time.perf_counter() - self.started, self.evaluating])
-        numbers = {name: np.array(getattr(self, name), np.int64) for name in _COUNTS}
+        numbers = {name: np.array(getattr(self, name), np.int64) for name in COUNTS}
         latest = {f"latest/{name}": np.array(value) for name, value in self.latest.items()}
         curve = np.array(self.curve, np.float64).reshape(-1, 2)
         return {**numbers, **latest, "seconds": seconds, "counts": self.counts, "curve": curve}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on from what `state` gave."""
-        for name in _COUNTS:
+        for name in COUNTS:
             setattr(self, name, int(state[name]))
         elapsed, self.evaluating = state["seconds"].tolist()
         self.started = time.perf_counter() - elapsed

@@ -17,11 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedsim.component import PositiveInt, component
-from fedsim.errors import ConfigError
-from fedsim.reading import read_file
+from fedsim.errors import ConfigError, cut, one_line
+from fedsim.reading import raised
+from fedsim.recording.checkpoint_arrays import check_arrays, check_fit
 from fedsim.recording.checkpoint_file import BadCheckpoint, Facts, load, save
-from fedsim.recording.files import flat, plain, read_yaml, shown, sync_folder, why
-from fedsim.recording.recorder import CHECKPOINTS, ROWS, Recorder, versions
+from fedsim.recording.files import flat, plain, read_yaml, shown, why
+from fedsim.recording.folder import Folder, read_inside
+from fedsim.recording.recorder import CHECKPOINTS, ROWS, Recorder, checkpoint_names, versions
+from fedsim.recording.rows import MOST_ROWS
 
 FREE = (  # settings that change no result
     *("engine", "logger", "progress", "checkpoint", "folder", "plots", "name", "sweep", "choices", "overrides"),
@@ -64,7 +67,9 @@ class Saved:
         try:
             for part, owner in parts.items():
                 start = f"{part}/"
-                owner.restore({name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)})
+                given = {name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)}
+                check_fit(part, owner.state(), given)
+                owner.restore(given)
         except (LookupError, ValueError, TypeError, OverflowError) as error:
             raise ConfigError("resume", shown(self.path), f"its arrays do not fit ({type(error).__name__}: {error})") from error
 
@@ -75,6 +80,7 @@ class Checkpoints:
 
     def __init__(self, settings: Checkpoint, folder: Path | None, config: Mapping[str, Any], sizes: dict[str, int]) -> None:
         self.settings, self.folder, self.sizes, self.key = settings, folder, sizes, settings_key(config)
+        self.rounds = config.get("rounds")
         self.safe: list[Path] = []  # oldest first
         self.last = 0
 
@@ -90,7 +96,8 @@ class Checkpoints:
             length, digest = recorder.on_disk()
             if not path.parent.exists():
                 path.parent.mkdir()
-                sync_folder(path.parent.parent)
+                with Folder(path.parent.parent) as folder:
+                    folder.sync()
             save(path, arrays, Facts(round, self.key, length, digest, self.sizes, versions()))
         except OSError as error:
             before = f"that of round {self.last} stays" if self.last else "there is none before it"
@@ -100,14 +107,17 @@ class Checkpoints:
         self.last = round
         self.safe = [each for each in self.safe if each != path] + [path]
         while len(self.safe) > self.settings.keep:
-            with contextlib.suppress(OSError):
-                self.safe.pop(0).unlink(missing_ok=True)
+            with contextlib.suppress(OSError), Folder(Path(str(self.folder)), CHECKPOINTS) as folder:
+                folder.remove(self.safe.pop(0).name)
 
     def newest(self) -> Saved | None:
         """The newest checkpoint that can be used, None where there are none at all; those that cannot are named on standard error.
         Raises ConfigError where there are some, but none that can be used."""
         folder = Path(str(self.folder))
-        found = sorted((folder / CHECKPOINTS).glob("round_*.safetensors"))
+        try:
+            found = [folder / CHECKPOINTS / name for name in checkpoint_names(folder)]
+        except OSError as error:
+            raise ConfigError("resume", shown(folder), f"its checkpoints cannot be listed ({why(error)})") from None
         for place in reversed(range(len(found))):
             try:
                 saved = self._read(found[place], folder / ROWS)
@@ -126,16 +136,19 @@ class Checkpoints:
             raise BadCheckpoint("it is of a run with other settings")
         if facts.sizes != self.sizes:
             kept, here = (", ".join(f"{count} {name}" for name, count in sizes.items()) for sizes in (facts.sizes, self.sizes))
-            raise BadCheckpoint(f"it is of {kept}; here are {here}")
+            raise BadCheckpoint(f"it is of {cut(one_line(kept))}; here are {here}")
+        if isinstance(self.rounds, int) and facts.round > self.rounds:
+            raise BadCheckpoint(f"it is of round {facts.round}, and the run has {self.rounds} rounds")
+        check_arrays(arrays, facts.round, self.sizes)
         try:
-            before = read_file(rows)[: facts.rows]
+            before = read_inside(rows, raised(MOST_ROWS))[: facts.rows]
         except OSError as error:
             raise BadCheckpoint(f"{rows.name}, which it goes with, cannot be read ({why(error)})") from None
         if len(before) != facts.rows or hashlib.sha256(before).hexdigest() != facts.rows_sha256:
             raise BadCheckpoint(f"{rows.name} no longer holds the rows it goes with")
         for package, version in versions().items():
             if (written := facts.versions.get(package, version)) != version:
-                _say(f"{shown(path)} was written with {package} {written}, here is {version}: the bytes may differ")
+                _say(f"{shown(path)} was written with {package} {cut(one_line(written))}, here is {version}: the bytes may differ")
         return Saved(path, facts.round, arrays, before)
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import ConfigError
-from fedsim.reading import read_file
+from fedsim.reading import raised, read_file
+from fedsim.recording.folder import Folder, read_inside
 
+MOST_YAML, MOST_JSON = 4 << 20, 32 << 20  # bytes of a file; what is made of them takes up to a hundred times as much
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -23,33 +25,34 @@ def write_atomic(path: Path | str, content: bytes | Iterable[Any]) -> None:
     file system only), reach the disk, then take the place of `path`. Raises OSError; the temporary file is removed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with Folder(path.parent) as folder:
+        os.close(write_inside(folder, path.name, content))
+
+
+def write_inside(folder: Folder, name: str, content: bytes | Iterable[Any]) -> int:
+    """`write_atomic` in a folder held open; a descriptor of the new file, to read and write."""
+    temporary = f".{name}.{secrets.token_hex(4)}.tmp"
+    handle = folder.create(temporary)
+    parts: Iterable[Any] = [content] if isinstance(content, bytes) else content
     try:
-        with open(temporary, "xb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
+        with open(handle, "wb", closefd=False) as file:
+            file.writelines(parts)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk: a new file is safe only then. Raises OSError."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
             os.fsync(handle)
-        finally:
-            os.close(handle)
+        folder.replace(name, temporary)
+        folder.sync()
+    except BaseException:
+        os.close(handle)
+        folder.remove(temporary)
+        raise
+    return handle
 
 
-def remove_temporaries(folder: Path) -> None:
+def remove_temporaries(folder: Folder) -> None:
     """Remove what `write_atomic` left in `folder` when its process was killed."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    for name in folder.names():
+        if name.startswith(".") and name.endswith(".tmp"):
+            folder.remove(name)
 
 
 def shown(folder: Path) -> str:
@@ -101,8 +104,9 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(finite(plain(value)), indent=2, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path | str) -> Any:
-    """The inverse of `json_bytes`, NaN and infinities included. Raises ConfigError if the file is missing or no JSON."""
+def read_json(path: Path | str, links: bool = False) -> Any:
+    """The inverse of `json_bytes`, NaN and infinities included. links: whether the file may be one, as one in a run folder may not.
+    Raises ConfigError if the file is missing or no JSON."""
 
     def restore(part: Any) -> Any:
         if isinstance(part, dict):
@@ -112,7 +116,8 @@ def read_json(path: Path | str) -> Any:
         return _NON_FINITE.get(part, part) if isinstance(part, str) else part
 
     try:
-        return restore(json.loads(read_file(path)))
+        read = read_file if links else read_inside
+        return restore(json.loads(read(path, raised(MOST_JSON))))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError("runs", str(path), f"a readable JSON file ({why(error)})") from None
 
@@ -125,11 +130,11 @@ def yaml_bytes(value: Any) -> bytes:
 
 
 def read_yaml(path: Path | str) -> Any:
-    """The content of a YAML file. Raises ConfigError if it is missing or no YAML."""
+    """The content of a YAML file in a run folder. Raises ConfigError if it is missing, a link or no YAML."""
     import yaml
 
     try:
-        content, loader = read_file(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        content, loader = read_inside(path, raised(MOST_YAML)), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
             raise ValueError("it repeats parts by *name, which lets a few bytes stand for gigabytes")
         return yaml.load(content, Loader=loader)

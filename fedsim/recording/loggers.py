@@ -70,6 +70,8 @@ class TensorBoard(Logger):
         from torch.utils.tensorboard import SummaryWriter
 
         target = Path(self.folder) if self.folder is not None else Path(str(folder)) / "tensorboard"
+        accepted = "a folder and no link, since links in a run folder are not followed"
+        require(self.folder is not None or not target.is_symlink(), "TensorBoard.folder", str(target), accepted)
         try:
             self._writer = SummaryWriter(str(target), purge_step=purge_step)
         except OSError as error:

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim import compiled
 from fedsim.errors import ConfigError
-from fedsim.recording.files import json_bytes, plain, remove_temporaries, shown, why, write_atomic, yaml_bytes
+from fedsim.reading import raised
+from fedsim.recording.files import MOST_JSON, json_bytes, plain, remove_temporaries, shown, why, write_atomic, yaml_bytes
+from fedsim.recording.folder import Folder
 from fedsim.recording.loggers import Logger
 from fedsim.recording.row_file import RowFile
 from fedsim.recording.rows import Rows, json_line, parse_lines
@@ -47,6 +49,15 @@ def versions() -> dict[str, str]:
             found[package] = "not installed"
     convolutions = "compiled" if compiled.processors(compiled.convolutions) else "of torch"
     return {**found, "python": platform.python_version(), "convolutions": convolutions}
+
+
+def checkpoint_names(folder: Path) -> list[str]:
+    """Names of the checkpoints in a run folder, by round. Raises OSError where their folder is a link, or none."""
+    try:
+        with Folder(folder, CHECKPOINTS) as place:
+            return [name for name in place.names() if name.startswith("round_") and name.endswith(".safetensors")]
+    except FileNotFoundError:
+        return []
 
 
 class Recorder:
@@ -75,19 +86,24 @@ class Recorder:
         with self._writable():
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                old = checkpoint_names(self.folder)
             for logger in self.loggers:
                 logger.start(self.folder, self.config)
             if self.folder is not None:
                 self.status("running")  # first, so that no other file is taken for one of a finished run
-                for path in (self.folder / ROWS, *(self.folder / CHECKPOINTS).glob("round_*.safetensors")):
-                    path.unlink(missing_ok=True)
+                (self.folder / ROWS).unlink(missing_ok=True)
+                with Folder(self.folder, *[CHECKPOINTS] if old else []) as place:
+                    for name in old:
+                        place.remove(name)
                 self._begin(self.folder, b"")
 
     def resume(self, rows: bytes, round: int) -> None:
         """Go on with a run after `round`. rows: what metrics.jsonl held then; what it holds beyond is cut. Raises ConfigError."""
         folder = Path(str(self.folder))
         with self._writable():
-            self._before = {name: (folder / name).read_bytes() for name in _WRITTEN if (folder / name).is_file()}
+            with Folder(folder) as place:
+                here = set(place.names()).intersection(_WRITTEN)
+                self._before = {name: place.read(name, raised(MOST_JSON)) for name in _WRITTEN if name in here}
             with contextlib.suppress(ValueError, AttributeError):  # damaged
                 self._started = json.loads(self._before.get("status.json", b"{}")).get("started", self._started)
             self._rows = parse_lines(rows, folder / ROWS)
@@ -99,8 +115,9 @@ class Recorder:
     def _begin(self, folder: Path, rows: bytes) -> None:
         self._begun = True
         self._write("config.yaml", yaml_bytes(self.config))
-        for place in (folder, folder / CHECKPOINTS):
-            remove_temporaries(place)
+        for inner in [(), (CHECKPOINTS,)][: 1 + (folder / CHECKPOINTS).is_dir()]:
+            with Folder(folder, *inner) as place:
+                remove_temporaries(place)
         for name in _RESULTS:
             (folder / name).unlink(missing_ok=True)
         self._file = RowFile(folder / ROWS, rows)

@@ -8,19 +8,23 @@ import os
 import sys
 from pathlib import Path
 
-from fedsim.recording.files import why
+from fedsim.recording.files import why, write_inside
+from fedsim.recording.folder import Folder
 
 
 class RowFile:
     """The open file. length: bytes written; sha256: of them; waiting: lines that are not yet on the disk."""
 
     def __init__(self, path: Path, kept: bytes = b"") -> None:
-        """kept: what the file begins with and goes on after; the rest is cut. Raises OSError."""
+        """kept: what the file begins with and goes on after; the rest is cut. Raises OSError.
+
+        The file is a new one, which takes the place of what was there: that may have other names, outside of the run folder.
+        """
         self.path, self.length, self.sha256 = path, len(kept), hashlib.sha256(kept)
         self.waiting: list[bytes] = []
         self.told = False
-        self.file = open(path, "r+b" if kept else "w+b", buffering=0)
-        self.file.truncate(self.length)
+        with Folder(path.parent) as folder:
+            self.file = open(write_inside(folder, path.name, kept), "r+b", buffering=0)
 
     def append(self, lines: bytes) -> None:
         """Write lines, now or later."""

@@ -20,14 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.errors import ConfigError
-from fedsim.reading import read_file
-from fedsim.recording.files import finite
+from fedsim.parquet import read_columns
+from fedsim.reading import TooLargeError, raised
+from fedsim.recording.files import finite, why
+from fedsim.recording.folder import LinkError, read_inside
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _TYPES = {"round": "int64", "clock": "float64", "scope": "str", "node": "int64", "metric": "str", "value": "float64"}
 COLUMNS = tuple(_TYPES)
+MOST_ROWS = 1 << 30  # bytes of metric rows, some ten million of them; a few times as much memory is taken on the way
 
 
 class Rows:
@@ -105,6 +108,8 @@ def read_table(folder: Path) -> pd.DataFrame:
     if parquet.is_file():
         try:
             return _read_parquet(parquet)
+        except (LinkError, TooLargeError) as error:
+            raise ConfigError("runs", str(parquet), f"a Parquet file of metric rows ({why(error)})") from None
         except ConfigError:
             if not lines.is_file():
                 raise
@@ -114,20 +119,21 @@ def read_table(folder: Path) -> pd.DataFrame:
 def _read_parquet(path: Path) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read()
-        return pd.DataFrame({name: table.column(name).to_numpy() for name in COLUMNS}).astype(_TYPES)
+        found = read_columns(read_inside(path, raised(MOST_ROWS)), COLUMNS, raised(MOST_ROWS))
+        return pd.DataFrame({name: found[name] for name in COLUMNS}).astype(_TYPES)
+    except (LinkError, TooLargeError):
+        raise
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise ConfigError("runs", str(path), f"a whole Parquet file of metric rows ({error})") from None
 
 
 def _read_lines(path: Path) -> Rows:
     try:
-        content = read_file(path)
+        content = read_inside(path, raised(MOST_ROWS))
     except OSError as error:
-        raise ConfigError("runs", str(path), f"a readable file of metric rows ({error.strerror})") from None
+        raise ConfigError("runs", str(path), f"a readable file of metric rows ({why(error)})") from None
     return parse_lines(content, path)
 
 

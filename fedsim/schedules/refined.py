@@ -99,6 +99,8 @@ def run_with(simulation: Simulation, schedule: Schedule, resume: bool = False) -
         name = next((option for option, cls in BASES.items() if isinstance(schedule, cls)), type(schedule).__name__)
         config |= {"schedule": describe(schedule), "choices": {**config.get("choices", {}), "schedule": name}}
     folder = None if simulation.folder is None else Path(simulation.folder) / "base"
+    accepted = "a folder and no link, since links in a run folder are not followed"
+    require(folder is None or not folder.is_symlink(), "schedule.base", str(folder), accepted)
     name = f"{simulation.name}: base run".removeprefix(": ")
     again = replace(simulation, schedule=schedule, folder=folder, name=name, config=config, overrides=(), loggers=(), plots=False)
     return again.run(**({"resume": True} if resume else {}))

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from fedsim.recording.checkpoint_file import FORMAT, BadCheckpoint, Facts, load, save
 
-FACTS = Facts(7, "key", 120, "abc", {"clients": 3}, {"torch": "2"})
+FACTS = Facts(7, "key", 120, "0a" * 32, {"clients": 3}, {"torch": "2"})
 ARRAYS = {
     "a/scalar": np.array(5),
     "b/empty": np.zeros((0, 4), np.float32),
@@ -87,5 +87,5 @@ def test_safetensors_of_others_and_other_formats_are_named(tmp_path):
 def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
     path = tmp_path / "round_000001.safetensors"
     path.mkdir() if content is None else path.write_bytes(content)
-    with pytest.raises(BadCheckpoint, match="cut off or damaged|no regular file"):
+    with pytest.raises(BadCheckpoint, match="cut off or damaged"):
         load(path)

@@ -33,7 +33,7 @@ def test_permissions_follow_the_umask(tmp_path):
 def test_fault_while_writing_keeps_the_old_file(tmp_path, monkeypatch, fault):
     write_atomic(tmp_path / "a", b"old")
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, fault, full)
