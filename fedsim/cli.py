@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from fedsim.config.trust import import_from_here, path_kept, take_trusted
 from fedsim.errors import ConfigError, cut, one_line, require
 from fedsim.interruption import Interrupted
 
@@ -19,6 +20,7 @@ usage: fedsim COMMAND ...
   fedsim run [group=option] [group.setting=value] ...     one run
   fedsim run -m algorithm=fedavg,fedau seed=0,1,2 ...     one run for each combination; started again, it does what is missing
   fedsim run resume=FOLDER [engine=... progress=...]      go on from a run's last checkpoint
+  fedsim run resume=FOLDER --trust MODULE                 the same of a folder that somebody sent, with classes of that module
   fedsim list [GROUP]                                     what there is to choose from
   fedsim compare FOLDER ...                               finished runs: table and curves
   fedsim tune [key=value] ... --client-rates -2:0         step sizes for each algorithm, chosen on the validation split
@@ -32,10 +34,9 @@ usage: fedsim COMMAND ...
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 0, 1 for an error inside a run, 2 for what the user can mend, 130 or 143 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # classes of the user's own, named by _target_
     try:
-        return command(given)
+        with path_kept():
+            return command(given)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -79,15 +80,19 @@ def command(given: list[str]) -> int:
 
 def run(given: list[str]) -> int:
     """`fedsim run`: Hydra's command line, or a run that is gone on with."""
-    from fedsim.config.launching import launch
     from fedsim.config.resuming import resume, take_folder
-    from fedsim.recording.files import shown
 
     config_dir, given = take_config_dir(given)
+    trusted, given = take_trusted(given)
     folder, given = take_folder(given)
     if folder is not None:
-        resume(folder, given, config_dir)
+        resume(folder, given, config_dir, trusted)
         return 0
+    require(not trusted, "--trust", " ".join(trusted), "is for resume=FOLDER; the classes that you name yourself are trusted")
+    import_from_here()
+    from fedsim.config.launching import launch
+    from fedsim.recording.files import shown
+
     sweep = launch(given, config_dir)
     if sweep is None:
         return 0
@@ -127,6 +132,7 @@ def list_options(given: list[str]) -> int:
     parser.add_argument("group", nargs="?", help="the options of this group, with their settings")
     parser.add_argument("--config-dir", metavar="FOLDER", help="also your own options")  # taken above
     group = parser.parse_args(given).group
+    import_from_here()
     options = find_options(config_dir)
     require(group is None or group in options, "group", group, f"unknown group; {suggest(str(group), options)}")
     table = Table("group", "option", "", box=None, pad_edge=False, header_style="bold")
@@ -187,6 +193,7 @@ def tune(given: list[str]) -> int:
     """`fedsim tune`: step sizes chosen on the validation split."""
     from fedsim.tuning_command import main as run_tune
 
+    import_from_here()
     return run_tune(given)
 
 

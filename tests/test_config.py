@@ -249,9 +249,8 @@ def test_what_is_no_class_of_the_group_is_refused_without_a_call(monkeypatch):
 
 
 def test_a_model_that_would_leave_the_program_is_refused():
-    simulation = parts("model._target_=sys.exit", "~model.hidden")
-    with pytest.raises(ConfigError, match="could not be built"):
-        simulation.run()
+    with pytest.raises(ConfigError, match=r"^model._target_='sys.exit': a model is built by a subclass"):
+        parts("model._target_=sys.exit", "~model.hidden")
 
 
 # ------------------------------------------------------------------------------------------------ imports

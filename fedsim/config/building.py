@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, StrictBool
 
 from fedsim.component import component, settings_of
+from fedsim.config.model_targets import check_model_target
 from fedsim.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from fedsim.simulation import Simulation
 
-GROUPS = {  # the base class that an option's class must have; a model is any callable
+GROUPS = {  # the base class that an option's class must have; for a model see fedsim.config.model_targets
     "data": "fedsim.data.DataSource",
     "partition": "fedsim.data.partition.Partition",
     "model": None,
@@ -156,6 +157,7 @@ def _part(group: str, node: Any) -> Any:
         if known is not None and name not in known and not (group == "model" and name in FROM_DATA):
             raise ConfigError(f"{group}.{name}", value, f"unknown setting of {target.__name__}; {suggest(name, known)}")
     if group == "model":
+        check_model_target(target, key, node["_target_"])
         return functools.partial(target, **settings)
     base = GROUPS.get(group) or "fedsim.metrics.Metric"
     fits = isinstance(target, type) and issubclass(target, locate(base, key))  # settings may come with somebody else's run folder

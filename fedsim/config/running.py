@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fedsim.config.building import Settings, build, in_settings
 from fedsim.config.sweeps import claimed, digest, file_name, job_folder, job_key, same_run, state_of, stored_summary
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, one_line
 from fedsim.recording.files import shown
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def ending(summary: dict[str, Any], status: str, folder: Path, settings: Setting
     """One line: "fedau: accuracy 0.912 after 100 rounds in 12 s, done: outputs/fedau/..."."""
     metric = next((metric for metric in ("accuracy", "loss") if metric in summary), None)
     value = f"{metric} {summary[metric]:.4g} " if metric else ""
-    name = settings.config.get("name", "")
+    name = one_line(str(settings.config.get("name", "")))  # it may be of a folder that somebody sent
     return f"{name}: {value}after {summary['rounds']} rounds in {summary['seconds']:.3g} s, {status}: {shown(folder)}"
 
 

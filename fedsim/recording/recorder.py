@@ -1,6 +1,6 @@
 """The recorder: what a run leaves behind, written as it goes.
 
-config.yaml (resolved), overrides.yaml, metrics.jsonl (flushed at every evaluation), metrics.parquet (the same rows, at the end),
+config.yaml (resolved) and its signature, overrides.yaml, metrics.jsonl (flushed at every evaluation), metrics.parquet (the same rows),
 model.safetensors, summary.json (with the versions), status.json (running, done, diverged, interrupted, or failed with its traceback),
 curves.png; checkpoints are in `fedsim.recording.checkpoints`. Every file but metrics.jsonl, which grows, is written atomically.
 """
@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 from fedsim import compiled
 from fedsim.errors import ConfigError
 from fedsim.reading import raised
-from fedsim.recording.files import MOST_JSON, json_bytes, plain, remove_temporaries, shown, why, write_atomic, yaml_bytes
+from fedsim.recording.files import MOST_JSON, json_bytes, plain, read_yaml, remove_temporaries, shown, why, write_atomic, yaml_bytes
 from fedsim.recording.folder import Folder
 from fedsim.recording.loggers import Logger
 from fedsim.recording.row_file import RowFile
 from fedsim.recording.rows import Rows, json_line, parse_lines
+from fedsim.recording.signature import SIGNATURE, is_signed, signature_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 _RESULTS = ("metrics.parquet", "model.safetensors", "curves.png")
-_WRITTEN = ("config.yaml", "overrides.yaml", "summary.json", "status.json")
+_WRITTEN = ("config.yaml", SIGNATURE, "overrides.yaml", "summary.json", "status.json")
 ROWS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 
 
@@ -95,7 +96,7 @@ class Recorder:
                 with Folder(self.folder, *[CHECKPOINTS] if old else []) as place:
                     for name in old:
                         place.remove(name)
-                self._begin(self.folder, b"")
+                self._begin(self.folder, b"", own=True)
 
     def resume(self, rows: bytes, round: int) -> None:
         """Go on with a run after `round`. rows: what metrics.jsonl held then; what it holds beyond is cut. Raises ConfigError."""
@@ -110,11 +111,16 @@ class Recorder:
             for logger in self.loggers:
                 logger.resume(folder, self.config, round)
             self.status("running")
-            self._begin(folder, rows)
+            self._begin(folder, rows, _is_own(folder))
 
-    def _begin(self, folder: Path, rows: bytes) -> None:
+    def _begin(self, folder: Path, rows: bytes, own: bool) -> None:
+        """own: sign the settings; not those of a folder that was sent, which stays one when its run goes on."""
         self._begun = True
         self._write("config.yaml", yaml_bytes(self.config))
+        if own and (signature := signature_of(self.config)) is not None:
+            self._write(SIGNATURE, signature)
+        else:
+            (folder / SIGNATURE).unlink(missing_ok=True)
         for inner in [(), (CHECKPOINTS,)][: 1 + (folder / CHECKPOINTS).is_dir()]:
             with Folder(folder, *inner) as place:
                 remove_temporaries(place)
@@ -240,6 +246,15 @@ class Recorder:
             loggers, self.loggers = self.loggers, []
             for logger in loggers:
                 logger.close()
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether the settings in a folder are signed by this user."""
+    try:
+        recorded = read_yaml(folder / "config.yaml")
+    except ConfigError:
+        return False
+    return isinstance(recorded, dict) and is_signed(folder, recorded)
 
 
 def _safetensors(tensors: Mapping[str, torch.Tensor | np.ndarray]) -> bytes:

@@ -81,7 +81,7 @@ def test_folder_of_a_finished_run(tmp_path):
     recorder.rows(ROWS)
     flat = torch.arange(6.0)
     recorder.finish({"loss": math.nan, "bytes": np.int64(8)}, {"a": flat[:4].view(2, 2), "b": flat[4:], "c": np.ones(2, np.float32)})
-    names = "config.yaml overrides.yaml metrics.jsonl metrics.parquet model.safetensors summary.json status.json curves.png"
+    names = "config.yaml signature overrides.yaml metrics.jsonl metrics.parquet model.safetensors summary.json status.json curves.png"
     assert {path.name for path in tmp_path.iterdir()} == set(names.split())
     assert read_yaml(tmp_path / "config.yaml") == {"seed": 3, "local": {"rate": 0.1}}
     assert read_yaml(tmp_path / "overrides.yaml") == ["seed=3"]
