@@ -20,8 +20,7 @@ def read_columns(content: bytes, columns: Sequence[str], bound: int) -> dict[str
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Texts are read as they are stored, each different one once
-    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=list(columns))
+    file = pq.ParquetFile(pa.BufferReader(content))
     present = [name for name in columns if name in file.schema_arrow.names]
     check_size(file.metadata.num_rows * len(present) * _CELL, bound)
     for name in present:
@@ -33,7 +32,8 @@ def read_columns(content: bytes, columns: Sequence[str], bound: int) -> dict[str
         check_size(sum(part.total_uncompressed_size for part in wanted), bound)
         if odd := sorted({encoding for part in wanted for encoding in part.encodings} - _PLAIN):
             raise ValueError(f"it is encoded as {odd[0]}; accepted are {', '.join(sorted(_PLAIN))}")
-    table = file.read(columns=present)
+    # Texts are read as they are stored, each different one once
+    table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=present).read(columns=present)
     check_size(sum(_text_bytes(column) for column in table.columns), bound)
     return {name: _plain(table.column(name)) for name in present}
 

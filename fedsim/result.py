@@ -50,10 +50,10 @@ def stored_result(folder: Path) -> Result | None:
         summary = {key: value for key, value in read_json(folder / "summary.json").items() if key != "versions"}
         model = _read_model(folder / "model.safetensors")
         table = read_table(folder)
-    except (ConfigError, AttributeError, ValueError) as error:
+        only = np.concatenate([tensor.numpy().ravel() for tensor in model.values()])[None]
+    except (ConfigError, AttributeError, ValueError, TypeError) as error:
         print(f"fedsim: {shown(folder)} cannot be read as a finished run, and goes on: {error}", file=sys.stderr, flush=True)
         return None
-    only = np.concatenate([tensor.numpy().ravel() for tensor in model.values()])[None]
     same = hashlib.sha256(only.tobytes()).hexdigest() == summary.get("model_sha256")
     return Result(table, summary, model, only if same else None, status, folder)
 
