@@ -154,8 +154,9 @@ def newest(folder: Path) -> int:
 
 
 def litter(folder: Path) -> list[str]:
-    """Temporary files in the run folder, and shared memory whose process is gone."""
-    abandoned = [path for path in Path("/dev/shm").glob("fedsim-*-*") if not psutil.pid_exists(int(path.name.split("-")[1]))]
+    """Temporary files in the run folder, and shared memory and folders of Ray whose process is gone."""
+    there = [*Path("/dev/shm").glob("fedsim-*-*"), *Path(tempfile.gettempdir()).glob(".fedsim-*-*")]
+    abandoned = [path for path in there if not psutil.pid_exists(int(path.name.split("-")[1]))]
     return [str(path) for path in [*folder.rglob("*tmp*"), *abandoned]]
 
 

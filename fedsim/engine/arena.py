@@ -3,21 +3,21 @@ map."""
 
 from __future__ import annotations
 
-import fcntl
 import math
 import mmap
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fedsim.engine import own_folders
 from fedsim.errors import within_memory
 
 SHARED_MEMORY = Path("/dev/shm")
+PREFIX = "fedsim-"  # of the names of arenas
 Rows = slice | np.ndarray | tuple[slice, slice | np.ndarray, slice]  # or, of an array in blocks: blocks, rows and columns of each
 
 
@@ -126,9 +126,8 @@ class SharedArena(Arena):
         self.owner = folder is None
         if folder is None:
             remove_abandoned()
-            folder = Path(tempfile.mkdtemp(prefix=f"fedsim-{os.getpid()}-", dir=SHARED_MEMORY))
-            self.lock = open(folder / "lock", "w")  # held until this process ends, however it ends
-            fcntl.flock(self.lock, fcntl.LOCK_EX)
+            self.own = own_folders.OwnFolder(SHARED_MEMORY, PREFIX)
+            folder = self.own.path
         self.folder = folder
         try:
             super().__init__(specs)
@@ -168,9 +167,7 @@ class SharedArena(Arena):
     def close(self) -> None:
         super().close()
         if self.owner:
-            for _ in range(2):  # a worker that is being killed may just have put something there
-                shutil.rmtree(self.folder, ignore_errors=True)
-            self.lock.close()
+            self.own.remove()
 
 
 def _together(at: np.ndarray) -> slice | np.ndarray:
@@ -190,15 +187,7 @@ def _in_blocks(values: np.ndarray, block: int) -> Iterator[tuple[np.ndarray, sli
 
 
 def remove_abandoned() -> None:
-    """Remove arenas whose process was killed: nobody holds their lock."""
-    for folder in SHARED_MEMORY.glob("fedsim-*-*"):
-        try:
-            with open(folder / "lock") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            pid = folder.name.split("-")[1]
-            if not pid.isdigit() or Path("/proc", pid).exists():  # being made at this moment
-                continue
-        except OSError:  # at work
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove what runs of this user's left that were killed: arenas, and temporary folders of Ray."""
+    own_folders.remove_abandoned(SHARED_MEMORY, PREFIX)
+    for place in own_folders.temporary_places():
+        own_folders.remove_abandoned(place, own_folders.TEMPORARY_PREFIX)

@@ -1,4 +1,5 @@
-"""The Ray engine: a few long-lived actors host the clients and run groups of them. The only file that imports Ray.
+"""The Ray engine: a few long-lived actors host the clients and run groups of them. Only this file and
+`fedsim.engine.ray_private`, which starts sessions, import Ray.
 
 On the driver's machine the actors map the driver's arena, so a round sends no vectors at all, and are given jobs over a line each
 (`fedsim.engine.line`), for which Ray only starts and ends them. On other machines of a cluster each call
@@ -14,7 +15,6 @@ import os
 import pickle
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from fedsim.engine.arena import Arena, ArraySpec, SharedArena
 from fedsim.engine.base import Engine, Session
 from fedsim.engine.faults import Failure
 from fedsim.engine.line import answered, listener
+from fedsim.engine.own_folders import is_own
 from fedsim.engine.processes import Greeting, process_namespace
+from fedsim.engine.ray_private import hide_token, start_private
 from fedsim.engine.ray_session import DONE, LINE, RaySession
 from fedsim.engine.task import Task
 from fedsim.engine.worker import Worker
@@ -37,7 +39,6 @@ ENVIRONMENT = {  # of Ray, which reads it when it is imported or started
     # Its own lines on lost workers, of a screen's length each: fedsim says it in one
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|low on memory|memory pressure|marked dead|Raylet is terminated",
 }
-UNNEEDED = ("start_monitor", "start_log_monitor", "start_api_server")  # which scale clusters, show workers' output, show pages
 
 
 @component
@@ -46,7 +47,8 @@ class Ray(Engine):
 
     workers: actors, each with one CPU and an equal share of the GPUs where device is "cuda"; device: "cpu" or "cuda";
     address: of an existing cluster ("auto", host:port or ray://host:port), null: a session on this machine, started once per process,
-    which listens on localhost only and has no dashboard; restarts: lost workers that are replaced, after which the run stops;
+    which listens on localhost only, obeys this user only, and has no dashboard; restarts: lost workers that are replaced, after which
+    the run stops;
     hang_seconds: a worker of whose jobs none comes back for so long is taken for lost (null: never); shared_memory: false sends vectors
     in calls on this machine too, as between machines.
     """
@@ -80,11 +82,12 @@ class Ray(Engine):
         ray = _import_ray()
         if not ray.is_initialized():
             _answers(self.address)
-            own = {"address": "local", "num_cpus": max(os.cpu_count() or 1, self.workers), "include_dashboard": False}
-            how = own if self.address is None else {"address": self.address}
+            quiet = {"log_to_driver": False, "logging_level": "ERROR"}
             try:
-                with _alone() if self.address is None else contextlib.nullcontext():
-                    ray.init(log_to_driver=False, logging_level="ERROR", **how)
+                if self.address is None:
+                    start_private(num_cpus=max(os.cpu_count() or 1, self.workers), **quiet)
+                else:
+                    ray.init(address=self.address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigError("engine.address", self.address, f"a Ray cluster that answers ({str(error).splitlines()[0]})") from None
         joined = ray.get_runtime_context().gcs_address
@@ -106,33 +109,6 @@ def _import_ray() -> Any:
     import ray
 
     return ray
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Let a Ray session that starts here listen on localhost only, and leave out the processes that it does not need, which take a third
-    of the time until it is there. The first is Ray's own way where it has no clusters (macOS); elsewhere its servers listen to the whole
-    network, and the address given for the node, if it is localhost, is replaced. What a version of Ray does not have is not changed."""
-    from ray._private import node, ray_constants
-
-    with contextlib.ExitStack() as changes:
-        changes.enter_context(_changed(ray_constants, "ENABLE_RAY_CLUSTER", False))
-        for start in UNNEEDED:
-            changes.enter_context(_changed(node.Node, start, lambda *node, **settings: None))
-        yield
-
-
-@contextlib.contextmanager
-def _changed(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name, None)
-    if before is None:
-        yield
-        return
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def _answers(address: str | None) -> None:
@@ -182,8 +158,10 @@ class Host:
         import ray
 
         try:
+            hide_token()
             self.task, self.done = task, None
-            self.shares_memory = self.folder is not None and self.folder.is_dir()
+            # On another machine somebody may have made a folder of that name
+            self.shares_memory = self.folder is not None and is_own(self.folder)
             arena = SharedArena(task.arrays(), self.folder) if self.shares_memory else Arena(task.arrays())
             if self.shares_memory:
                 workers = (self.counts / DONE).stat().st_size // 8
