@@ -1,4 +1,5 @@
-"""Parquet files that somebody else has written: what one declares is looked at first, since a few bytes can stand for millions of rows."""
+"""Parquet files that somebody else has written: what one declares is looked at before it is read,
+since a few bytes can stand for millions of rows."""
 
 from __future__ import annotations
 
@@ -9,11 +10,13 @@ import numpy as np
 from fedsim.reading import check_size
 
 _CELL = 16  # bytes of a number or of a reference, once here and once on its way
-_PLAIN = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}  # others can say a long text by a few bytes
+# Other encodings can say a long text by a few bytes
+_PLAIN = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
 
 
 def read_columns(content: bytes, columns: Sequence[str], bound: int) -> dict[str, np.ndarray]:
-    """Those of these columns that a Parquet file has, numbers or texts, if they take at most `bound` bytes.
+    """Those of these columns that a Parquet file has, numbers or texts, if they take at most
+    `bound` bytes.
 
     Raises TooLargeError, ValueError for columns of another type, and whatever pyarrow finds wrong.
     """
@@ -59,8 +62,10 @@ def _text_bytes(column) -> int:
         values = chunk.dictionary
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             lengths = np.asarray(pc.binary_length(values).fill_null(0), np.int64)
-            counts = np.bincount(np.asarray(chunk.indices.drop_null(), np.int64), minlength=len(lengths))
-            total += sum(map(int.__mul__, lengths.tolist(), counts.tolist()))  # of Python's integers: no overflow
+            used = np.asarray(chunk.indices.drop_null(), np.int64)
+            counts = np.bincount(used, minlength=len(lengths))
+            # Of Python's integers: no overflow
+            total += sum(map(int.__mul__, lengths.tolist(), counts.tolist()))
     return total
 
 

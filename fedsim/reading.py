@@ -1,4 +1,5 @@
-"""Reading a file that somebody else has written: what it holds is bounded before memory is taken for it."""
+"""Reading a file that somebody else has written: what it holds is bounded before memory is taken
+for it."""
 
 from __future__ import annotations
 
@@ -18,11 +19,13 @@ from fedsim.errors import ConfigError
 
 UNREADABLE = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError)
 VARIABLE = "FEDSIM_MAX_FILE_GB"
-ARRAYS = 0.5  # share of the free memory that a file may fill: arrays are held twice while they are made
+# Shares of the free memory that a file may fill
+ARRAYS = 0.5  # arrays are held twice while they are made
 TABLE = 0.125  # text that becomes numbers, which take a few times its size
 OBJECTS = 1 / 64  # text of which every few bytes become an object of Python
-_XZ_MEMORY = 1 << 28  # bytes; the strongest preset of xz needs 65 MiB, and a header can ask for 4 GiB
+_XZ_MEMORY = 1 << 28  # bytes; the strongest preset needs 65 MiB, a header can ask for 4 GiB
 _PIECE = 1 << 20
+_Decompressor = bz2.BZ2Decompressor | lzma.LZMADecompressor
 _GB = 10**9
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe is not waited for
 
@@ -38,14 +41,16 @@ class TooLargeError(OSError):
 
 
 def bound_of(share: float) -> int:
-    """How many bytes may be read into this share of the memory that is free now; FEDSIM_MAX_FILE_GB raises it."""
+    """How many bytes may be read into this share of the memory that is free now;
+    FEDSIM_MAX_FILE_GB raises it."""
     import psutil
 
     return raised(int(psutil.virtual_memory().available * share))
 
 
 def raised(bound: int) -> int:
-    """`bound` in bytes, or what FEDSIM_MAX_FILE_GB says where that is more. Raises ConfigError if that is no number above 0."""
+    """`bound` in bytes, or what FEDSIM_MAX_FILE_GB says where that is more. Raises ConfigError if
+    that is no number above 0."""
     text = os.environ.get(VARIABLE, "")
     if not text.strip():
         return bound
@@ -65,14 +70,16 @@ def check_size(size: int, bound: int) -> None:
 
 
 def read_file(path: Path | str, bound: int | None = None) -> bytes:
-    """The contents of a regular file of at most `bound` bytes (None: half of the free memory). Raises OSError, also for pipes and
-    devices, which may never end, and ValueError for a path that is none."""
+    """The contents of a regular file of at most `bound` bytes (None: half of the free memory).
+    Raises OSError, also for pipes and devices, which may never end, and ValueError for a path
+    that is none."""
     check_regular(os.stat(path), path)  # first, as opening a device can do something
     return read_open(os.open(path, READ), path, bound)
 
 
 def read_open(handle: int, path: Path | str, bound: int | None = None) -> bytes:
-    """The contents of the file behind a descriptor, which is closed. Raises OSError as `read_file` does."""
+    """The contents of the file behind a descriptor, which is closed. Raises OSError as
+    `read_file` does."""
     with open(handle, "rb") as file:
         found = os.fstat(handle)
         check_regular(found, path)
@@ -89,8 +96,8 @@ def check_regular(found: os.stat_result, path: Path | str) -> None:
 
 
 def read_unpacked(path: Path | str, share: float = ARRAYS) -> bytes:
-    """The contents of a regular file, decompressed if it is gzip, bzip2 or xz (told by its first bytes), if they fit into this share of
-    the free memory. Raises one of UNREADABLE."""
+    """The contents of a regular file, decompressed if it is gzip, bzip2 or xz (told by its first
+    bytes), if they fit into this share of the free memory. Raises one of UNREADABLE."""
     bound = bound_of(share)
     raw = read_file(path, bound)
     unpack = next((unpack for magic, unpack in _PACKED.items() if raw.startswith(magic)), None)
@@ -126,7 +133,7 @@ def _xz(raw: bytes) -> Iterator[bytes]:
         raw = decompressor.unused_data.lstrip(b"\0")  # padding between streams
 
 
-def _pieces(decompressor: bz2.BZ2Decompressor | lzma.LZMADecompressor, raw: bytes) -> Iterator[bytes]:
+def _pieces(decompressor: _Decompressor, raw: bytes) -> Iterator[bytes]:
     """What one stream holds. Raises EOFError where it is cut off."""
     yield decompressor.decompress(raw, _PIECE)
     while not decompressor.eof:

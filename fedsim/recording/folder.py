@@ -1,4 +1,4 @@
-"""A run folder as data: somebody may have sent it, so no link in it is followed, for reading or writing."""
+"""A run folder as data: somebody may have sent it, so no link in it is followed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from fedsim.reading import ARRAYS, READ, bound_of, check_regular, check_size, read_open
 
@@ -17,13 +16,16 @@ class LinkError(OSError):
     """A link in a run folder."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(errno.ELOOP, f"{name} is a link, and links in a run folder are not followed")
+        text = f"{name} is a link, and links in a run folder are not followed"
+        super().__init__(errno.ELOOP, text)
 
 
 class Folder:
-    """A folder held open: what is done in it by name is done in this one, whatever takes its place meanwhile.
+    """A folder held open: what is done in it by name is done in this one, whatever takes its
+    place meanwhile.
 
-    path: may be a link, since the user typed it; inner: names of folders in it, one in the other, which may not. Raises OSError.
+    path: may be a link, since the user typed it; inner: names of folders in it, one in the other,
+    which may not. Raises OSError.
     """
 
     def __init__(self, path: Path | str, *inner: str) -> None:
@@ -37,7 +39,7 @@ class Folder:
     def __enter__(self) -> Folder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self.handle)
 
     def open(self, name: str, flags: int = READ) -> int:
@@ -62,14 +64,15 @@ class Folder:
 
     @contextlib.contextmanager
     def mapped(self, name: str) -> Iterator[str]:
-        """A path of the regular file of this name, for a library that opens and maps it by itself; it leads to this very file and may fill
-        half of the free memory. Raises OSError."""
+        """A path of the regular file of this name, for a library that opens and maps it by itself;
+        it leads to this very file, which may fill half of the free memory. Raises OSError."""
         handle = self.open(name)
         try:
             found = os.fstat(handle)
             check_regular(found, self.path / name)
             check_size(found.st_size, bound_of(ARRAYS))
-            yield f"/proc/self/fd/{handle}" if os.path.isdir("/proc/self/fd") else f"/dev/fd/{handle}"
+            place = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+            yield f"{place}/{handle}"
         finally:
             os.close(handle)
 
@@ -79,10 +82,11 @@ class Folder:
 
     def create(self, name: str) -> int:
         """A descriptor of a new file to write; FileExistsError where there is one, or a link."""
-        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self.handle)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return os.open(name, flags, 0o666, dir_fd=self.handle)
 
     def replace(self, name: str, by: str) -> None:
-        """Give the file `by` the name `name`; a link of that name goes, and what it points to stays."""
+        """Give the file `by` the name `name`; a link of that name goes, its target stays."""
         os.replace(by, name, src_dir_fd=self.handle, dst_dir_fd=self.handle)
 
     def remove(self, name: str) -> None:
