@@ -24,7 +24,8 @@ TOKEN = "RAY_AUTH_TOKEN"
 TOKEN_PREFIX = "fedsim-"  # by which workers know that a token is ours
 RAY_FOLDER = "r"  # within ours, since Ray lets everybody into the folder it is given
 # A socket's path within its place, at most: our folder, Ray's, its session's, the socket's
-LONGEST_PATH = len("/.fedsim-9999999-12345678/r/session_2026-12-31_23-59-59_999999_9999999/sockets/plasma_store")
+LONGEST_SESSION = "session_2026-12-31_23-59-59_999999_9999999/sockets/plasma_store"
+LONGEST_PATH = len(f"/{TEMPORARY_PREFIX}9999999-12345678/{RAY_FOLDER}/{LONGEST_SESSION}")
 LONGEST_ADDRESS = 107 if sys.platform == "linux" else 103  # bytes of the path of a socket
 starting = threading.Lock()  # what a start changes is the whole process's
 
@@ -51,7 +52,7 @@ def start_private(**settings: Any) -> None:
             with _token(), _alone():
                 temporary = str(folder.path / RAY_FOLDER)
                 own = {"address": "local", "include_dashboard": False, "_temp_dir": temporary}
-                ray.init(**own, **settings)
+                ray.init(**{**own, **settings})
                 _at_its_end(end)
         except BaseException:
             with contextlib.suppress(Exception):
@@ -63,10 +64,8 @@ def start_private(**settings: Any) -> None:
 def hide_token() -> None:
     """In a worker: keep the token of our session, which Ray has read, from programs it starts."""
     if os.environ.get(TOKEN, "").startswith(TOKEN_PREFIX):
-        from ray._raylet import AuthenticationTokenLoader
-
-        AuthenticationTokenLoader.instance().has_token()  # read now, if not before
-        for name in (TOKEN, "RAY_AUTH_MODE"):
+        _inside_ray().AuthenticationTokenLoader.instance().has_token()  # read now, if not before
+        for name in _asking(""):
             os.environ.pop(name, None)
 
 
@@ -78,15 +77,17 @@ def _place() -> Path:
     return next(fits, places[-1])
 
 
+def _asking(token: str) -> dict[str, str]:
+    """What lets the processes of a Ray session ask each other for this token."""
+    kubernetes = {"RAY_ENABLE_K8S_TOKEN_AUTH": "0"}  # whose tokens would be accepted instead
+    return {"RAY_AUTH_MODE": "token", TOKEN: token, **kubernetes}
+
+
 @contextlib.contextmanager
 def _token() -> Iterator[None]:
     """Let a Ray session that starts here ask for a new random token. Ray reads it from the
     environment, once: the session's processes have it from there, this one keeps it."""
-    ours = {
-        "RAY_AUTH_MODE": "token",
-        TOKEN: TOKEN_PREFIX + secrets.token_hex(32),
-        "RAY_ENABLE_K8S_TOKEN_AUTH": "0",  # this one, not those of a Kubernetes cluster
-    }
+    ours = _asking(TOKEN_PREFIX + secrets.token_hex(32))
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
@@ -100,18 +101,19 @@ def _token() -> Iterator[None]:
 
 def _read_environment() -> bool:
     """Let Ray read anew what it keeps from its environment; whether it asks for a token."""
+    inside = _inside_ray()
     try:
-        from ray._raylet import (
-            AuthenticationMode,
-            AuthenticationTokenLoader,
-            Config,
-            get_authentication_mode,
-        )
-    except ImportError:
+        inside.AuthenticationTokenLoader.instance().reset_cache()
+        inside.Config.initialize("")
+        return inside.get_authentication_mode() == inside.AuthenticationMode.TOKEN
+    except AttributeError:  # of a version that is older, or much newer
         return False
-    AuthenticationTokenLoader.instance().reset_cache()
-    Config.initialize("")
-    return get_authentication_mode() == AuthenticationMode.TOKEN
+
+
+def _inside_ray() -> Any:
+    from ray import _raylet
+
+    return _raylet
 
 
 def _at_its_end(then: Callable[[], None]) -> None:
@@ -119,7 +121,7 @@ def _at_its_end(then: Callable[[], None]) -> None:
     in `ray.shutdown`, or when this process ends."""
     from ray._private import worker
 
-    node = worker._global_node
+    node: Any = worker._global_node
     kill = node.kill_all_processes
 
     def kill_all(*arguments: Any, **settings: Any) -> None:
@@ -145,9 +147,12 @@ def _alone() -> Iterator[None]:
     with contextlib.ExitStack() as changes:
         changes.enter_context(_changed(ray_constants, "ENABLE_RAY_CLUSTER", False))
         for start in UNNEEDED:
-            nothing = lambda *node, **settings: None  # noqa: E731
-            changes.enter_context(_changed(node.Node, start, nothing))
+            changes.enter_context(_changed(node.Node, start, _nothing))
         yield
+
+
+def _nothing(*arguments: Any, **settings: Any) -> None:
+    """In place of a method that starts a process."""
 
 
 @contextlib.contextmanager
