@@ -298,6 +298,9 @@ def test_no_text_of_a_folder_is_resolved(here, capfd, monkeypatch):
         for group in ("engine", "logger", "checkpoint"):
             shutil.copytree(here / folder, here / "copy")
             change(here / "copy", **{group: {"_target_": f"fedsim.{secret}"}}, name=secret)
+            if folder == "run":
+                config = yaml.safe_load((here / "copy" / "config.yaml").read_text())
+                (here / "copy" / "signature").write_bytes(signature_of(config))
             main(["run", "resume=copy", f"{group}.every=3", "progress=false"])
             shown = capfd.readouterr()
             assert "hunter2" not in shown.out + shown.err
@@ -322,7 +325,7 @@ def test_the_engine_the_logger_and_the_place_of_data_are_not_taken_from_a_sent_f
     assert recorded["logger"]["_target_"].endswith("NoLogger") and recorded["engine"]["_target_"].endswith("InProcess")
     assert "root" not in recorded["data"]
     assert main(["run", "resume=given", "logger=tensorboard", "logger.folder=mine", "progress=false"]) == 0
-    assert "its engine, logger, data.root are not used" in capfd.readouterr().err
+    assert "its engine, data.root are not used" in capfd.readouterr().err
     assert list((here / "mine").glob("events*")) and not (here / "anywhere").exists()
 
 
@@ -409,6 +412,13 @@ def test_modules_in_an_own_run_folder_that_came_later_are_not_imported(here, tmp
     done = fedsim(here / "run", "run", "resume=.", "progress=false")
     assert (done.returncode, done.stderr) == (0, "")
     assert list(marker.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["run", "sent"])
+def test_workers_do_not_start_within_a_run_folder(folder, here, capfd, monkeypatch):
+    monkeypatch.chdir(here / folder)
+    line = refused(capfd, "resume=.", "engine=ray")
+    assert line.startswith("engine='ray': its workers would import what lies in this folder")
 
 
 def test_modules_of_the_current_folder_stand_for_no_library_of_a_run(here, tmp_path):

@@ -57,8 +57,11 @@ def resume(
     if trusted:
         import_from_here()
     settings, own = _settings_of(folder, overrides, config_dir, trusted)
-    if own and not Path.cwd().is_relative_to(folder.resolve()):
+    inside = Path.cwd().is_relative_to(folder.resolve())
+    if own and not inside:
         import_from_here()
+    if inside and not trusted:
+        _refuse_ray(settings)
     if (state := state_of(folder)) in FINISHED:
         print(_ending(folder, str(state), settings), flush=True)
     else:
@@ -96,7 +99,7 @@ def _settings_of(
             config, choices = _changed(config, choices, group, mine, config_dir)
     config = _placed(config, overrides, config_dir)
     if not own:
-        _tell(folder, recorded, config)
+        _tell(folder, recorded, config, overrides)
     return Settings(config, choices, typed), own
 
 
@@ -173,11 +176,19 @@ def _placed(config: dict[str, Any], overrides: Sequence[str], config_dir: Path |
     return {**config, "data": {**config["data"], **places}}
 
 
-def _tell(folder: Path, recorded: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Say what of a folder that was sent is not used, and which files it has the run read."""
-    left = [group for group in MACHINE if group in recorded and recorded[group] != config.get(group)]
-    roots = [part.get("root") if isinstance(part, dict) else None for part in (recorded.get("data"), config.get("data"))]
-    left += ["data.root"] if roots[0] is not None and roots[0] != roots[1] else []
+def _tell(
+    folder: Path,
+    recorded: Mapping[str, Any],
+    config: Mapping[str, Any],
+    overrides: Sequence[str],
+) -> None:
+    """Say what of a folder that was sent is not used, and nothing typed stands for, and which files
+    it has the run read."""
+    left = [group for group in MACHINE if group in recorded and not _of_group(overrides, group)]
+    left = [group for group in left if recorded[group] != config.get(group)]
+    data = recorded.get("data")
+    rooted = isinstance(data, dict) and data.get("root") is not None
+    left += ["data.root"] if rooted and "data.root" not in _typed(overrides) else []
     where = f"{one_line(shown(folder))} was not made by you on this machine"
     if left:
         _say(f"{where}: its {', '.join(left)} {'is' if len(left) == 1 else 'are'} not used; what you want of it, give here")
@@ -186,6 +197,14 @@ def _tell(folder: Path, recorded: Mapping[str, Any], config: Mapping[str, Any]) 
         value = config[group].get(name) if isinstance(config.get(group), dict) else None
         if isinstance(value, str):
             _say(f"{where}, and has the run read {key}={cut(one_line(repr(value)))}")
+
+
+def _refuse_ray(settings: Settings) -> None:
+    """Ray has its workers look for modules in the driver's current folder, and there first."""
+    engine = settings.config.get("engine")
+    name = str(engine.get("_target_")) if isinstance(engine, dict) else ""
+    accepted = "its workers would import what lies in this folder; go on from outside of it: resume=FOLDER"
+    require(name.rpartition(".")[2] != "Ray", "engine", "ray", accepted)
 
 
 def _ending(folder: Path, state: str, settings: Settings) -> str:
