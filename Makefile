@@ -46,20 +46,22 @@ bench: install
 
 install: $(INSTALLED)
 
+# The editable install puts the repository on the path (compat), so that a script beside a clone named fedsim finds the package and not the
+# folder.
 # PyTorch comes first, so that the lock finds it there: the build asked for where pip's sources have it, else whatever build they have (which
 # on Linux may bring CUDA; TORCH_ARGS then names the index of the CPU builds).
-$(INSTALLED): requirements.lock pyproject.toml setup.py $(wildcard fedsim/*.c fedsim/*.h)
+$(INSTALLED): requirements.lock pyproject.toml setup.py $(wildcard fedsim/kernels/*.c fedsim/kernels/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedsim needs Python 3.11 or later: make PYTHON=python3.11")'
 	@test -x $(VENV)/bin/pip || { echo "Making the environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing $(TORCH) ($(TORCH_BUILD)) and the versions of requirements.lock (a few minutes the first time)"
 	@$(PIP_INSTALL) $(TORCH_ARGS) --no-deps $(TORCH)+$(TORCH_BUILD) 2>/dev/null || $(PIP_INSTALL) $(TORCH_ARGS) $(TORCH)
 	@$(PIP_INSTALL) -r requirements.lock
-	@rm -f fedsim/_*.so
-	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
-	@for part in _products _convolutions; do ls fedsim/$$part.*.so >/dev/null 2>&1 || echo "fedsim.$$part is not built (no C compiler, or no headers of Python): PyTorch does what it would do, in more time"; done
+	@rm -f fedsim/kernels/*.so
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
+	@ls fedsim/kernels/_convolutions.*.so >/dev/null 2>&1 || echo "fedsim.kernels._convolutions is not built (no C compiler, or no headers of Python): PyTorch does what it would do, in more time"
 	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find fedsim tests -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -f fedsim/*.so
+	rm -f fedsim/kernels/*.so

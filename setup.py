@@ -1,17 +1,20 @@
-"""The parts of fedsim that are compiled; all else about the package stands in pyproject.toml."""
+"""The packages, where the options lie in them, and what is compiled; all else stands in pyproject.toml."""
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
+convolutions = Extension(
+    "fedsim.kernels._convolutions",
+    ["fedsim/kernels/_convolutions.c"],
+    depends=["fedsim/kernels/_processors.h", "fedsim/kernels/_convolutions_kernel.h"],
+    # Bits, and what is not finite, are part of the result
+    extra_compile_args=["-O3", "-fno-fast-math", "-ffp-contract=off"],
+    optional=True,  # without a compiler fedsim installs all the same: torch does what it would do
+)
 
-def compiled(name: str) -> Extension:
-    """fedsim.NAME, from NAME.c and what it includes."""
-    return Extension(
-        f"fedsim.{name}",
-        [f"fedsim/{name}.c"],
-        depends=["fedsim/_processors.h", f"fedsim/{name}_kernel.h"],
-        extra_compile_args=["-O3", "-fno-fast-math", "-ffp-contract=off"],  # bits, and what is not finite, are part of the result
-        optional=True,  # without a compiler fedsim installs all the same: torch does what these would do
-    )
-
-
-setup(ext_modules=[compiled("_products"), compiled("_convolutions")])
+setup(
+    # conf/ stands at the top of the repository, and as fedsim/conf in a wheel
+    packages=[*find_packages(include=["fedsim", "fedsim.*"]), "fedsim.conf"],
+    package_dir={"fedsim.conf": "conf"},
+    package_data={"fedsim": ["**/*.pyi"], "fedsim.conf": ["**/*.yaml"]},
+    ext_modules=[convolutions],
+)

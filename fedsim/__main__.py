@@ -15,6 +15,6 @@ def _forget_current_folder() -> None:
 if __name__ == "__main__":
     _forget_current_folder()
 
-    from fedsim.cli import main
+    from fedsim.cli.main import main
 
     sys.exit(main())

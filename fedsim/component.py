@@ -10,6 +10,8 @@ A field's annotation is its whole schema; a bad value, an unknown key or a wrong
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 
 import pydantic
@@ -26,6 +28,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]  # one excluded
 _MOST = 2**31 - 1  # of a count: products of two counts fit the 64 bits of an index
 PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
+
+FROM_DATA = ("input_shape", "outputs", "vocabulary")  # what a model is told of the data
 
 T = TypeVar("T")
 _CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
@@ -55,6 +59,24 @@ def component(cls: type[T]) -> type[T]:
 def settings_of(cls: type) -> list[str]:
     """Names of a component's settings."""
     return list(getattr(cls, "__pydantic_fields__", {}))
+
+
+def defaults_of(target: Callable) -> dict[str, Any] | None:
+    """The settings that a class or function takes, those that come from the data left out, with their defaults ("???": there is none);
+    None: it takes any, or does not tell."""
+    maker = next((cls for cls in target.__mro__ if "__init__" in vars(cls)), object) if isinstance(target, type) else object
+    if "__pydantic_fields__" in vars(maker):
+        fields = vars(maker)["__pydantic_fields__"].items()
+        return {name: "???" if field.is_required() else field.get_default(call_default_factory=True) for name, field in fields}
+    try:
+        parameters = list(inspect.signature(target if maker is object else maker.__init__).parameters.values())
+    except (ValueError, TypeError):
+        return None
+    kinds = inspect.Parameter
+    if any(parameter.kind is kinds.VAR_KEYWORD for parameter in parameters):
+        return None
+    named = [each for each in parameters[maker is not object :] if each.kind is not kinds.VAR_POSITIONAL and each.name not in FROM_DATA]
+    return {each.name: "???" if each.default is kinds.empty else each.default for each in named}
 
 
 def _takes_bool(annotation: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,6 +44,16 @@ def cut(text: str, most: int = 120) -> str:
 def reason(error: BaseException) -> str:
     """What a library says is wrong, as a clause: its message, or its kind where it has none."""
     return cut(one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__, 200)
+
+
+def wants_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, which Python, NumPy and torch each say in their own way."""
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")  # not imported for this: without it, it is not torch's error
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch on CPU has no type of its own
 
 
 @contextlib.contextmanager

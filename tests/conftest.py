@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -46,3 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.fixture(params=[sys.maxsize, 0], ids=["by rows", "layer by layer"])
+def way_uphill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which closed-form gradients of networks that begin with a convolution go uphill, whatever their size."""
+    from fedsim.kernels import closed_form
+
+    monkeypatch.setattr(closed_form, "ONE_ROW", request.param)

@@ -29,18 +29,19 @@ from fedsim.component import Fraction, PositiveInt, component
 from fedsim.data.dataset import Dataset, DataSource, Split
 from fedsim.data.partition import Natural
 from fedsim.engine.inprocess import InProcess
-from fedsim.engine.task import Task
-from fedsim.evaluation import Evaluation
-from fedsim.links import Heard, Links
-from fedsim.local.settings import LocalTraining
-from fedsim.mixing import OwnShare
+from fedsim.evaluation.evaluator import Evaluation
 from fedsim.models import MLP
+from fedsim.network.links import Heard, Links
+from fedsim.network.mixing import OwnShare
+from fedsim.network.topology import BarabasiAlbert
 from fedsim.participation import Full, Participation, Pattern
 from fedsim.protocols import Gossip
 from fedsim.protocols.base import Plan, Tick
-from fedsim.rounds import Rounds
-from fedsim.simulation import Result, Simulation
-from fedsim.topology import BarabasiAlbert
+from fedsim.rounds.jobs import Task
+from fedsim.rounds.round import Rounds
+from fedsim.rounds.worker import Worker
+from fedsim.simulation.simulation import Result, Simulation
+from fedsim.training.settings import LocalTraining
 
 
 @component
@@ -221,7 +222,7 @@ class Ticks:
         self.round = 0
 
     def __enter__(self) -> Ticks:
-        self.session = InProcess().open(self.task)
+        self.session = InProcess().open(self.task, Worker)
         self.rounds = Rounds(
             self.task,
             self.session,
@@ -255,7 +256,7 @@ class Ticks:
 
     def kept(self, name: str) -> np.ndarray:
         """What clients keep under a name ("rule.dual"), [N, length]; zeros for those who have not taken part."""
-        rows, stored = self.rounds.kept.row, self.session.arena[f"client/{name}"]
+        rows, stored = self.rounds.clients.rows.row, self.session.arena[f"client/{name}"]
         return np.where(rows[:, None] >= 0, stored[rows], 0)
 
 

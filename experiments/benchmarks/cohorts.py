@@ -36,13 +36,13 @@ from fedsim.algorithms import FedAvg  # noqa: E402
 from fedsim.data import Synthetic  # noqa: E402
 from fedsim.data.partition import Iid  # noqa: E402
 from fedsim.engine.inprocess import InProcess  # noqa: E402
-from fedsim.evaluation import Evaluation  # noqa: E402
-from fedsim.local import LocalTraining, vmapped  # noqa: E402
-from fedsim.local.batches import draw_batches  # noqa: E402
-from fedsim.local.examples import Examples  # noqa: E402
-from fedsim.local.execution import clients_per_call, gradient_kernel  # noqa: E402
+from fedsim.evaluation.evaluator import Evaluation  # noqa: E402
 from fedsim.models import MLP, LeNet, McMahanCNN, ResNet18  # noqa: E402
 from fedsim.parameters import flat_parameters  # noqa: E402
+from fedsim.training import LocalTraining, vmapped  # noqa: E402
+from fedsim.training.batches import draw_batches  # noqa: E402
+from fedsim.training.examples import Examples  # noqa: E402
+from fedsim.training.execution import clients_per_call, gradient_kernel  # noqa: E402
 
 STEPS, RATE, FEW = 5, 0.05, 3
 PLAIN, WAYS = "plain loop", ("looped", "stacked", "auto")

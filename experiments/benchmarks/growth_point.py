@@ -20,13 +20,13 @@ from fedsim.data import Synthetic
 from fedsim.data.partition import Iid
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
-from fedsim.evaluation import Evaluation
-from fedsim.local import LocalTraining
-from fedsim.mixing import Uniform as UniformMixing
+from fedsim.evaluation.evaluator import Evaluation
 from fedsim.models import MLP, LeNet, LogisticRegression
+from fedsim.network.mixing import Uniform as UniformMixing
+from fedsim.network.topology import RandomRegular
 from fedsim.participation import Full, Uniform
 from fedsim.protocols import Gossip, Server
-from fedsim.topology import RandomRegular
+from fedsim.training import LocalTraining
 
 DEFAULTS = {"clients": 1000, "examples": 50, "features": 784, "cohort": 100, "model": "mlp", "hidden": 64, "rule": "FedAvg", "rounds": 10}
 

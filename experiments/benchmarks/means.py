@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedsim.engine import dealing, drawing
+from fedsim.engine import scheduling
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
-from fedsim.engine.task import Task
-from fedsim.local import convolutions, execution, training, vmapped, written
-from fedsim.local.gradients import GradientKernel
-from fedsim.local.settings import LocalTraining
+from fedsim.kernels import closed_form, convolutions
 from fedsim.parameters import Layout
-from fedsim.rounds import Rounds
+from fedsim.rounds import batch_ahead
+from fedsim.rounds.grouping import Grouping
+from fedsim.rounds.jobs import Task
+from fedsim.training import execution, training, vectorised
+from fedsim.training.gradients import GradientKernel
+from fedsim.training.settings import LocalTraining
 
 Without = Callable[[], AbstractContextManager]
 
@@ -57,29 +59,29 @@ class Residual(nn.Module):
 MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
     "convolutions compiled": (("W1b", "W1"), InProcess, _not_compiled),
     "convolution weights channels-last": (("W1b", "W1"), InProcess, lambda: patch.object(Layout, "views", _contiguous)),
-    "gradients written out, not by autograd": (("W1b", "W1"), InProcess, lambda: patch.object(execution, "layers_of", lambda module: None)),
+    "gradients written out, not by autograd": (("W1b", "W1"), InProcess, lambda: patch.object(execution, "FASTER", [])),
     "products with columns": (("W1b",), InProcess, lambda: patch.object(convolutions, "MOST_CHANNELS", 0)),
-    "up to 4 clients of LeNet in one call, not 1": (("W1b",), InProcess, lambda: patch.object(execution, "CONVOLUTION_CLIENTS", 1)),
+    "up to 4 clients of LeNet in one call, not 1": (("W1b",), InProcess, lambda: patch.object(closed_form, "CONVOLUTION_CLIENTS", 1)),
     "step fused with the gradient": (("W2lr", "W2", "W1b", "W1"), InProcess, lambda: patch.object(LocalTraining, "plain", False)),
     "up to 32 clients in one call, not 8": (("W2lr", "W2"), InProcess, lambda: patch.dict(execution.STACKED_CLIENTS, cpu=(8, 8, 0))),
-    "softmax written out": (("W2lr", "W2"), InProcess, lambda: patch.object(written, "_softmax_", lambda z: z.softmax(dim=-1))),
+    "softmax written out": (("W2lr", "W2"), InProcess, lambda: patch.object(closed_form, "_softmax_", lambda z: z.softmax(dim=-1))),
     "inputs of several steps at once": (("W2lr", "W2"), InProcess, lambda: patch.object(training, "STAGED", 1)),
-    "batches drawn for many jobs": (("W2lr", "W2"), InProcess, lambda: patch.object(drawing, "TOGETHER", 0)),
+    "batches drawn for many jobs": (("W2lr", "W2"), InProcess, lambda: patch.object(batch_ahead, "TOGETHER", 0)),
     "any small dense model stacked, not looped": (("residual",), InProcess, lambda: patch.object(execution, "SMALL", 0)),
-    "its gradients traced": (("residual",), InProcess, lambda: patch.object(vmapped, "TRACED_AFTER", sys.maxsize)),
-    "like clients in one chunk": (("ragged",), InProcess, lambda: patch.object(Rounds, "_groups", _in_order)),
+    "its gradients traced": (("residual",), InProcess, lambda: patch.object(vectorised, "TRACED_AFTER", sys.maxsize)),
+    "like clients in one chunk": (("ragged",), InProcess, lambda: patch.object(Grouping, "groups", _in_order)),
     "mixing by columns, in one product": (("W3",), InProcess, lambda: patch.object(Task, "averages", False)),
     "jobs on a line to each worker, not in calls of Ray": (
         ("W2lr", "W2", "W3"),
         lambda: Ray(workers=2),
         lambda: patch("fedsim.engine.ray_session.dial", side_effect=ConnectionRefusedError),
     ),
-    "short phases dealt out whole": (("W2lr", "W2"), lambda: Ray(workers=2), lambda: patch.object(dealing, "SHORT", 0.0)),
+    "short phases dealt out whole": (("W2lr", "W2"), lambda: Ray(workers=2), lambda: patch.object(scheduling, "SHORT", 0.0)),
 }
 ALWAYS = {"products with columns": _not_compiled, "pooling before ReLU": _not_compiled}  # on both sides: what is compiled has its own way
 # of evaluations, one after every round
 EVALUATION_MEANS: dict[str, tuple[tuple[str, ...], Without]] = {
     "convolutions compiled": (("W1b", "W1"), _not_compiled),
-    "pooling before ReLU": (("W1b", "W1"), lambda: patch("fedsim.engine.worker.pooled_first", lambda module: module)),
-    "several dense models in one call": (("W3",), lambda: patch.object(written.WrittenGradient, "outputs", GradientKernel.outputs)),
+    "pooling before ReLU": (("W1b", "W1"), lambda: patch("fedsim.rounds.worker.pooled_first", lambda module: module)),
+    "several dense models in one call": (("W3",), lambda: patch.object(closed_form.ClosedFormGradient, "outputs", GradientKernel.outputs)),
 }

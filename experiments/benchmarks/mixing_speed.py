@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import statistics
 import time
 from collections.abc import Callable
-from unittest.mock import patch
 
 import torch
 
-from fedsim import Simulation, products
+from fedsim import Simulation
 from fedsim.data import Synthetic
 from fedsim.data.partition import Iid
 from fedsim.engine.base import Engine
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
-from fedsim.engine.task import AverageJob
-from fedsim.evaluation import Evaluation
-from fedsim.local import LocalTraining
-from fedsim.mixing import Uniform
+from fedsim.evaluation.evaluator import Evaluation
 from fedsim.models import MLP
+from fedsim.network.mixing import Uniform
+from fedsim.network.topology import RandomRegular
 from fedsim.protocols import Gossip
-from fedsim.topology import RandomRegular
+from fedsim.rounds.jobs import AverageJob
+from fedsim.training import LocalTraining
 
 PARAMETERS = 50_890
 COPIED = 1 << 30  # bytes of each array that is copied
@@ -45,8 +43,8 @@ class TimedMixing(Engine):
     def check(self) -> None:
         self.engine.check()
 
-    def open(self, task):
-        session = self.engine.open(task)
+    def open(self, task, make_worker):
+        session = self.engine.open(task, make_worker)
         run = session.run
 
         def timed(jobs):
@@ -83,13 +81,9 @@ def copying(moved: int, threads: int) -> Callable[[], float]:
     return copy
 
 
-def measure_mixing(nodes: int, degree: int, mixings: int, workers: int = 0, threads: int = 1, compiled: bool = True) -> dict:
+def measure_mixing(nodes: int, degree: int, mixings: int, workers: int = 0, threads: int = 1) -> dict:
     """times: by name the seconds of each mixing, on so many Ray workers or in this process by so many threads, and of moving 2 x nodes x
-    parameters x 4 bytes by as many threads. compiled: False mixes in this process by torch."""
-    if compiled and not products.PROCESSORS:
-        raise SystemExit(
-            "fedsim/_products.c is not built (.venv/bin/python setup.py build_ext --inplace says why), or not for this processor"
-        )
+    parameters x 4 bytes by as many threads."""
     moved = 2 * nodes * PARAMETERS * 4
     torch.set_num_threads(threads)
     engine = TimedMixing(Ray(workers=workers) if workers else InProcess(), mixings, copying(moved, workers or threads))
@@ -107,8 +101,7 @@ def measure_mixing(nodes: int, degree: int, mixings: int, workers: int = 0, thre
         progress=False,
     )
     try:
-        with contextlib.nullcontext() if compiled else patch.object(products, "PROCESSORS", ()):
-            gossip.run()
+        gossip.run()
     except Enough:
         pass
     finally:

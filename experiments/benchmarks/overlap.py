@@ -14,9 +14,9 @@ from unittest.mock import patch
 import numpy as np
 
 from fedsim.engine.ray_session import RaySession
-from fedsim.engine.task import EvaluateJob, TrainJob
 from fedsim.recording.loggers import Logger
-from fedsim.simulation import Simulation
+from fedsim.rounds.jobs import EvaluateJob, TrainJob
+from fedsim.simulation.simulation import Simulation
 
 FIRST = 5  # rounds that are not counted
 

@@ -46,8 +46,8 @@ def _write_parts(workload: Workload, folder: Path) -> None:
 
 
 def _plan(workload: Workload, folder: Path) -> dict[str, np.ndarray]:
-    from fedsim.local.batches import draw_batches
     from fedsim.models import build_model
+    from fedsim.training.batches import draw_batches
 
     simulated = simulation(workload, folder / "data.npz", ROUNDS)
     prepared = simulated.prepare()

@@ -43,9 +43,9 @@ from workloads import RATE, WORKLOADS, Workload, simulation, write_data  # noqa:
 from fedsim.algorithms import FedProx, FedSpeed, Sgd  # noqa: E402
 from fedsim.engine.inprocess import InProcess  # noqa: E402
 from fedsim.engine.ray import Ray  # noqa: E402
-from fedsim.evaluation import Evaluation  # noqa: E402
-from fedsim.local import LocalTraining  # noqa: E402
-from fedsim.local.batches import local_steps  # noqa: E402
+from fedsim.evaluation.evaluator import Evaluation  # noqa: E402
+from fedsim.training import LocalTraining  # noqa: E402
+from fedsim.training.batches import local_steps  # noqa: E402
 
 ROUNDS = {"W2": 15, "W1b": 6, "W1": 3, "residual": 40}  # the first is not counted
 RAGGED = WORK / "ragged.npz"
@@ -194,9 +194,7 @@ def mixing(repeats: int, nodes: int) -> list[dict]:
     lines = []
     ways = {
         "in process": {},
-        "in process, by torch": {"compiled": False},
         "in process, 2 threads": {"threads": 2},
-        "in process, 2 threads, by torch": {"threads": 2, "compiled": False},
         "on 2 Ray workers": {"workers": 2},
     }
     for what, way in ways.items():
@@ -274,7 +272,7 @@ def _apart(simulations: list) -> None:
 
 
 def _together(simulations: list) -> None:
-    from fedsim.together import run_together
+    from fedsim.simulation.seeds import run_together
 
     for result in run_together(simulations):
         if isinstance(result, BaseException):

@@ -82,13 +82,13 @@ def simulation(workload: Workload, data: Path, rounds: int, **changes: Any):
     from fedsim.algorithms import FedAvg
     from fedsim.data import Npz
     from fedsim.data.partition import Natural
-    from fedsim.evaluation import Evaluation
-    from fedsim.local import LocalTraining
-    from fedsim.mixing import Uniform as UniformMixing
+    from fedsim.evaluation.evaluator import Evaluation
     from fedsim.models import MLP, LeNet, LogisticRegression, McMahanCNN
+    from fedsim.network.mixing import Uniform as UniformMixing
+    from fedsim.network.topology import RandomRegular
     from fedsim.participation import Full, Uniform
     from fedsim.protocols import Gossip, Server
-    from fedsim.topology import RandomRegular
+    from fedsim.training import LocalTraining
 
     models = {"logistic_regression": LogisticRegression, "mlp": functools.partial(MLP, hidden=[64]), "lenet": LeNet, "cnn": McMahanCNN}
     graph = {"protocol": Gossip(), "topology": RandomRegular(degree=workload.degree), "mixing": UniformMixing()} if workload.degree else {}

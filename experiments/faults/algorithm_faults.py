@@ -179,23 +179,23 @@ FAULTS = [
     ),
     Fault(
         "momentum of Adam: second moment forgotten",
-        "local/optimizers.py",
+        "training/optimizers.py",
         'first, second, steps = state["first"], state["second"], state["steps"]\n        rows',
         'first, second, steps = state["first"], torch.zeros_like(state["second"]), state["steps"]\n        rows',
         "server-adam-",
     ),
     Fault(
         "schedule: a round late",
-        "simulation.py",
+        "simulation/simulation.py",
         "schedule.factor(round, self.rounds)",
         "schedule.factor(max(round - 1, 0), self.rounds)",
         "linear",
     ),
     Fault(
         "gossip: mixing with the models of two rounds ago",
-        "rounds.py",
-        "        self.receivers.settle(tick.receivers)\n",
-        "        if tick.round % 2:\n            self.receivers.settle(tick.receivers)\n",
+        "rounds/graph_mixing.py",
+        "        self.receivers.settle(weighed.tick.receivers)\n",
+        "        if weighed.tick.round % 2:\n            self.receivers.settle(weighed.tick.receivers)\n",
         "graph-gossip",
     ),
 ]
@@ -205,7 +205,7 @@ def inject(fault: Fault) -> tuple[Fault, str]:
     """caught, missed, or why the fault could not be put in."""
     with tempfile.TemporaryDirectory(prefix="fedsim-fault-") as folder:
         copy = Path(folder)
-        for part in ("fedsim", "tests"):
+        for part in ("fedsim", "conf", "tests"):
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         path = copy / "fedsim" / fault.file

@@ -49,7 +49,7 @@ class Sweep:
 
     def start(self) -> subprocess.Popen:
         """Start it, in a session of its own, as a terminal would."""
-        code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from fedsim.cli import main; sys.exit(main())"
+        code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from fedsim.cli.main import main; sys.exit(main())"
         path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, MARK: self.mark}
         command = [sys.executable, "-c", code, "run", *self.arguments]

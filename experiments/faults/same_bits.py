@@ -20,11 +20,11 @@ from fedsim.config.building import build
 from fedsim.config.composition import compose
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
-from fedsim.interruption import Interrupted
 from fedsim.recording.loggers import Logger
-from fedsim.simulation import Simulation
+from fedsim.simulation.interruption import Interrupted
+from fedsim.simulation.simulation import Simulation
 
-PRESETS = sorted(path.stem for path in (Path(__file__).parents[2] / "fedsim" / "conf" / "algorithm").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "algorithm").glob("*.yaml"))
 TINY = ["partition.clients=14", "model.hidden=[8]", "rounds=6", "evaluation.every=2", "metrics=[objective]", "progress=false"]
 ENGINES = {"in process": InProcess(), **{f"{workers} workers": Ray(workers=workers) for workers in (1, 2, 4)}}
 ENGINES["2 workers, no shared memory"] = Ray(workers=2, shared_memory=False)

@@ -30,12 +30,12 @@ from fedsim.data.partition import Dirichlet, Iid
 from fedsim.engine.base import Engine
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
-from fedsim.evaluation import Evaluation
+from fedsim.evaluation.evaluator import Evaluation
 from fedsim.models import MLP, LogisticRegression
 from fedsim.participation import Bernoulli, Uniform
 from fedsim.recording.checkpoints import Checkpoint
 from fedsim.recording.loggers import Logger
-from fedsim.simulation import Simulation
+from fedsim.simulation.simulation import Simulation
 
 GROWTH = 2.0  # MB in 1,000 rounds
 LIMIT = 4096.0  # MB of all processes with many clients

@@ -12,8 +12,9 @@ from torch import zeros
 
 from fedsim.analysis import Comparison, compare
 from fedsim.analysis.labels import place_runs
-from fedsim.analysis.runs import find_runs, load_runs
+from fedsim.analysis.runs import load_runs
 from fedsim.protocols.server import ServerPlan
+from fedsim.recording.run_folders import find_runs
 
 BASELINE = "average_participating"
 Cell = dict[tuple[str, str], str]

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedsim.analysis import load_runs, rounds_to_target
-from fedsim.analysis.compare import main_curves, t_interval
+from fedsim.analysis.comparison import main_curves, t_interval
 from fedsim.analysis.curves import DASHES, PALETTE
 
 UPHILL = ("fedsam", "mofedsam", "fedgamma", "fedspeed", "fedsmoo")

@@ -17,10 +17,10 @@ from scipy.stats import spearmanr
 
 import fedsim
 from fedsim.analysis import rounds_per_node
-from fedsim.analysis.compare import t_interval
-from fedsim.analysis.runs import find_runs
+from fedsim.analysis.comparison import t_interval
 from fedsim.config.building import Settings, build
-from fedsim.topology import second_largest_modulus
+from fedsim.network.topology import second_largest_modulus
+from fedsim.recording.run_folders import find_runs
 
 TARGETS = (0.8, 0.85, 0.9)
 MAIN = 0.8

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import fedsim
-from fedsim.analysis.compare import main_curves, t_interval
+from fedsim.analysis.comparison import main_curves, t_interval
 
 RULES = ["average_participating", "median", "trimmed_mean", "multi_krum", "krum"]
 ATTACKS = ["none", "label_flip", "little_is_enough", "little_is_enough_z1.5", "inner_product", "sign_flip", "gaussian", "sign_flip_x5"]

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import fedsim
-from fedsim.analysis.compare import main_curves, t_interval
+from fedsim.analysis.comparison import main_curves, t_interval
 
 PLACES = {"server": "at a server", "graph": "over a graph"}
 SCHEDULES = ["constant", "two_steps", "cosine", "linear", "rex", "uba", "refined", "refined, half", "linear, twice"]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from fedsim import Simulation
-from fedsim.metrics.distance_to_optimum import minimiser
+from fedsim.evaluation.distance_to_optimum import minimiser
 
 
 class Problem:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fedsim.component import component
-from fedsim.metrics import DistanceToOptimum, Look
-from fedsim.metrics.distance_to_optimum import minimiser
+from fedsim.evaluation import DistanceToOptimum, Look
+from fedsim.evaluation.distance_to_optimum import minimiser
 
 
 @component

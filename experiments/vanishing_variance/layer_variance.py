@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fedsim.component import component
-from fedsim.metrics import Look, Metric
+from fedsim.evaluation import Look, Metric
 
 
 @component

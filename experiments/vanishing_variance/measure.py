@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 import fedsim
 from fedsim.analysis import rounds_to_target
-from fedsim.analysis.compare import t_interval
-from fedsim.analysis.runs import find_runs
+from fedsim.analysis.comparison import t_interval
 from fedsim.config.building import Settings, build
+from fedsim.recording.run_folders import find_runs
 
 PLATEAU, TARGET = 0.2, 0.8
 SETTING = ["graph", "nodes", "degree", "depth"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedsim import rng
 from fedsim.algorithms.directions import Affine, Gradient
-from fedsim.links import Heard, Links
+from fedsim.network.links import Heard, Links
 from fedsim.parameters import Layout
 
 State = dict[str, Tensor]

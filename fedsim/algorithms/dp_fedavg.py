@@ -1,7 +1,7 @@
 """DP-FedAvg: differential privacy of clients towards whoever sees the models, by clipping and noise at the server.
 
 Source: McMahan, Ramage, Talwar & Zhang, "Learning Differentially Private Recurrent Language Models", ICLR 2018 (arXiv 1710.06963), the
-estimator with a fixed denominator; accounting: `fedsim.privacy`.
+estimator with a fixed denominator; accounting: `fedsim.algorithms.privacy`.
 
     x <- x + eta * (sum_S D_i min(1, C / ||D_i||) + sigma C z) / (q N),   z standard normal, keyed by seed and round
 
@@ -24,10 +24,10 @@ from pydantic import Field
 
 from fedsim.algorithms.base import Aggregator, Reports
 from fedsim.algorithms.directions import norm
+from fedsim.algorithms.privacy import Accounting
 from fedsim.component import NonNegative, Positive, component
 from fedsim.errors import require
-from fedsim.links import Heard, Links
-from fedsim.privacy import Accounting
+from fedsim.network.links import Heard, Links
 
 
 @component

@@ -22,7 +22,7 @@ import numpy as np
 
 from fedsim.algorithms.base import Aggregator, Reports
 from fedsim.component import Positive, PositiveInt, component
-from fedsim.links import Heard, Links
+from fedsim.network.links import Heard, Links
 
 
 @component

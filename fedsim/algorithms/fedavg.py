@@ -23,7 +23,7 @@ import numpy as np
 
 from fedsim.algorithms.base import Aggregator, ClientRule, Reports
 from fedsim.component import Positive, component
-from fedsim.links import Heard, Links
+from fedsim.network.links import Heard, Links
 
 
 @component

@@ -24,7 +24,7 @@ import torch
 from fedsim.algorithms.base import Reports
 from fedsim.algorithms.fedavg import FedAvg
 from fedsim.component import Fraction, Positive, component
-from fedsim.links import Heard, Links
+from fedsim.network.links import Heard, Links
 
 
 @component

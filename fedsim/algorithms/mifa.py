@@ -22,7 +22,7 @@ import torch
 from fedsim.algorithms.base import Aggregator, Reports
 from fedsim.component import Positive, component
 from fedsim.errors import require
-from fedsim.links import Heard, Links
+from fedsim.network.links import Heard, Links
 
 
 @component

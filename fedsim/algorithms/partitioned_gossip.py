@@ -28,7 +28,7 @@ from fedsim import rng
 from fedsim.algorithms.base import Aggregator, Reports
 from fedsim.component import PositiveInt, component
 from fedsim.errors import require
-from fedsim.links import Heard, Links
+from fedsim.network.links import Heard, Links
 
 
 @component

@@ -1,19 +1,5 @@
-"""Finished runs: one tidy table, comparisons over seeds, and pictures."""
+"""From recorded runs to tables, curves, golden curves and tuned step sizes."""
 
-from fedsim.analysis.compare import Comparison, compare
-from fedsim.analysis.curves import plot, plot_comparison, run_curves
-from fedsim.analysis.runs import failed_runs, label_of, load_runs
-from fedsim.analysis.targets import rounds_per_node, rounds_to_target
+import lazy_loader
 
-__all__ = [
-    "Comparison",
-    "compare",
-    "failed_runs",
-    "label_of",
-    "load_runs",
-    "plot",
-    "plot_comparison",
-    "rounds_per_node",
-    "rounds_to_target",
-    "run_curves",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

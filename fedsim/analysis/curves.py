@@ -6,7 +6,6 @@ Figures are matplotlib Figures made without pyplot, so that no backend is chosen
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from fedsim.analysis.compare import Comparison, Runs
+    from fedsim.analysis.comparison import Comparison
 
 # Okabe and Ito (2008): told apart under the common colour deficiencies
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,24 +34,6 @@ UNITS = {
     "participants": "participants (clients)",
 }
 MARGIN = 0.02
-
-
-def plot(
-    runs: Runs,
-    metric: str = "accuracy",
-    by: str | Sequence[str] = "auto",
-    panel: str | None = "participation",
-    target: float | None = None,
-    band: Literal["std", "minmax"] = "std",
-    path: str | Path | None = None,
-) -> Figure:
-    """Curves of many runs (a table from `load_runs`, or folders): the mean over seeds with a band, one panel per value of `panel`.
-
-    See `compare` for metric, by, panel and target, and `plot_comparison` for band and path.
-    """
-    from fedsim.analysis.compare import compare
-
-    return plot_comparison(compare(runs, metric, by, panel, target=target), path, band)
 
 
 def plot_comparison(comparison: Comparison, path: str | Path | None = None, band: Literal["std", "minmax"] = "std") -> Figure:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.errors import ConfigError, require
-from fedsim.recording.checkpoints import FREE
-from fedsim.recording.files import finite, flat, plain, read_json, read_yaml, write_atomic
+from fedsim.recording.files import finite, nested, read_json, read_yaml, write_atomic
+from fedsim.recording.identity import telling
 from fedsim.recording.rows import read_table
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Curves:
     @classmethod
     def of(cls, config: Mapping[str, Any], table: pd.DataFrame, sha256: str) -> Curves:
         """From a run's recorded settings and its metric rows. Times, and rows of single nodes and clients, are left out."""
-        settings = {key: value for key, value in flat(plain(config)).items() if key.split(".")[0] not in FREE and key not in FREE}
+        settings = telling(config)
         whole = table[(table.node < 0) & ~table.metric.str.startswith("seconds")]
         groups = whole.groupby(["scope", "metric"], sort=True)
         return cls(settings, {f"{s}/{m}": (part["round"].to_numpy(), part["value"].to_numpy()) for (s, m), part in groups}, sha256)
@@ -131,7 +131,11 @@ class Golden:
             accepted(
                 all(_number(curve[key]) for key in _NUMBERS) and len({len(curve[key]) for key in _LISTS}) == 1 and bool(curve["round"])
             )
-        return cls(*parts)
+        try:
+            return cls(telling(nested(parts[0])), *parts[1:])
+        except (ValueError, TypeError):
+            accepted(False)
+            raise
 
 
 @dataclass(frozen=True)
@@ -170,9 +174,9 @@ def moved(golden: Golden, run: Curves) -> list[Moved]:
 
 def _refuse_difference(golden: Mapping[str, Any], run: Mapping[str, Any], free: set[str]) -> None:
     for key in [*golden, *run]:
-        same = key in free or (key in golden and key in run and json.dumps(golden[key]) == json.dumps(run[key]))
-        accepted = f"the golden run has {golden[key]!r}" if key in golden else "the golden run does not have this setting"
-        require(same, key, run.get(key), accepted)
+        same = key in free or json.dumps(golden.get(key)) == json.dumps(run.get(key))
+        accepted = f"the golden run has {golden[key]!r}" if key in golden else "the golden run has the default"
+        require(same, key, run.get(key, "the default"), accepted)
 
 
 def _stacked(name: str, rounds: np.ndarray, runs: Sequence[Curves]) -> np.ndarray:

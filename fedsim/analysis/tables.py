@@ -12,7 +12,7 @@ from fedsim.recording.files import write_atomic
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fedsim.analysis.compare import Comparison
+    from fedsim.analysis.comparison import Comparison
 
 Table = tuple[list[str], list[list[str]]]  # headers, rows
 

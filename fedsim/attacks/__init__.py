@@ -1,7 +1,5 @@
-"""Attacks on what clients send or train on."""
+"""Clients that attack."""
 
-from fedsim.attacks.base import Attack, NoAttack
-from fedsim.attacks.colluding import InnerProduct, LittleIsEnough
-from fedsim.attacks.local import GaussianNoise, LabelFlip, SignFlip
+import lazy_loader
 
-__all__ = ["Attack", "GaussianNoise", "InnerProduct", "LabelFlip", "LittleIsEnough", "NoAttack", "SignFlip"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,3 +1,5 @@
-"""From settings to runs: Hydra's composition of YAML groups (`composition`), its command line (`launching`; no other file imports Hydra),
-building the parts (`building`), runs from Python (`simulate`), one run, and many of which none is done twice (`running`, `sweeps`,
-`processes`), going on with a run (`resuming`), and what there is to choose from (`options`)."""
+"""From settings (YAML, the command line, Python) to simulations, and to many of them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

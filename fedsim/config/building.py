@@ -5,47 +5,46 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, StrictBool
 
-from fedsim.component import component, settings_of
+from fedsim.component import FROM_DATA, component, defaults_of, settings_of
 from fedsim.config.model_targets import check_model_target
 from fedsim.errors import ConfigError, require
+from fedsim.recording.identity import canonical_name
 
 if TYPE_CHECKING:
-    from fedsim.simulation import Simulation
+    from fedsim.simulation.simulation import Simulation
 
 GROUPS = {  # the base class that an option's class must have; for a model see fedsim.config.model_targets
     "data": "fedsim.data.DataSource",
-    "partition": "fedsim.data.partition.Partition",
+    "partition": "fedsim.data.Partition",
     "model": None,
     "client": "fedsim.algorithms.ClientRule",
     "aggregator": "fedsim.algorithms.Aggregator",
     "correction": "fedsim.algorithms.Correction",
     "participation": "fedsim.participation.Participation",
-    "protocol": "fedsim.protocols.base.Protocol",
-    "topology": "fedsim.topology.Topology",
-    "mixing": "fedsim.mixing.Mixing",
+    "protocol": "fedsim.protocols.Protocol",
+    "topology": "fedsim.network.Topology",
+    "mixing": "fedsim.network.Mixing",
     "attack": "fedsim.attacks.Attack",
-    "failures": "fedsim.failures.Failures",
-    "local": "fedsim.local.LocalTraining",
+    "failures": "fedsim.rounds.Failures",
+    "local": "fedsim.training.LocalTraining",
     "schedule": "fedsim.schedules.Schedule",
-    "engine": "fedsim.engine.base.Engine",
+    "engine": "fedsim.engine.Engine",
     "evaluation": "fedsim.evaluation.Evaluation",
-    "checkpoint": "fedsim.recording.checkpoints.Checkpoint",
-    "logger": "fedsim.recording.loggers.Logger",
+    "checkpoint": "fedsim.recording.Checkpoint",
+    "logger": "fedsim.recording.Logger",
 }
 METRICS = "metrics"  # the group of which several options may be chosen: name -> settings
 OPTIONAL = ("correction", "topology", "mixing")  # groups that may be absent
 PRESETS = ("algorithm", "experiment")  # groups that choose options of others and have no settings of their own
 MOST_SEEDS = 100  # in one go
-FROM_DATA = ("input_shape", "outputs", "vocabulary")  # what a model is told of the data
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class PlainKeys:
 def build(settings: Settings, folder: Path | str | None = None, progress: bool | Literal["auto"] | None = None) -> Simulation:
     """The simulation that the settings describe. folder: where it records; progress: in place of the setting. Raises ConfigError, its key
     being the setting's ("aggregator.cutoff")."""
-    from fedsim import Simulation
+    from fedsim.simulation.simulation import Simulation
 
     config = settings.config
     known = [*GROUPS, METRICS, *settings_of(PlainKeys)]
@@ -152,14 +151,14 @@ def _part(group: str, node: Any) -> Any:
         )
     target, key = locate(node["_target_"], f"{group}._target_"), f"{group}._target_"
     require(callable(target), key, node["_target_"], "is no class or function")
-    known = target_defaults(target)
+    known = defaults_of(target)
     for name, value in settings.items():
         if known is not None and name not in known and not (group == "model" and name in FROM_DATA):
             raise ConfigError(f"{group}.{name}", value, f"unknown setting of {target.__name__}; {suggest(name, known)}")
     if group == "model":
         check_model_target(target, key, node["_target_"])
         return functools.partial(target, **settings)
-    base = GROUPS.get(group) or "fedsim.metrics.Metric"
+    base = GROUPS.get(group) or "fedsim.evaluation.Metric"
     fits = isinstance(target, type) and issubclass(target, locate(base, key))  # settings may come with somebody else's run folder
     require(fits, key, node["_target_"], f"accepted is a subclass of {base}")
     try:
@@ -170,29 +169,11 @@ def _part(group: str, node: Any) -> Any:
         raise ConfigError(key, node["_target_"], f"could not be built ({type(error).__name__}: {error})") from error
 
 
-def target_defaults(target: Callable) -> dict[str, Any] | None:
-    """The settings that a class or function takes, those that come from the data left out, with their defaults ("???": there is none);
-    None: it takes any, or does not tell."""
-    maker = next((cls for cls in target.__mro__ if "__init__" in vars(cls)), object) if isinstance(target, type) else object
-    if "__pydantic_fields__" in vars(maker):
-        fields = vars(maker)["__pydantic_fields__"].items()
-        return {name: "???" if field.is_required() else field.get_default(call_default_factory=True) for name, field in fields}
-    try:
-        parameters = list(inspect.signature(target if maker is object else maker.__init__).parameters.values())
-    except (ValueError, TypeError):
-        return None
-    kinds = inspect.Parameter
-    if any(parameter.kind is kinds.VAR_KEYWORD for parameter in parameters):
-        return None
-    named = [each for each in parameters[maker is not object :] if each.kind is not kinds.VAR_POSITIONAL and each.name not in FROM_DATA]
-    return {each.name: "???" if each.default is kinds.empty else each.default for each in named}
-
-
 def locate(path: Any, key: str) -> Any:
     """The object at a dotted path ("my_module.MyRule"), its module imported. Raises ConfigError(key, path, ...)."""
     whole = isinstance(path, str) and all(part.isidentifier() for part in path.split(".")) and "." in path
     require(whole, key, path, "accepted is the dotted path of a class or function, such as my_module.MyRule")
-    module, names = _import(path, key)
+    module, names = _import(canonical_name(path), key)
     found: Any = module
     for name in names:
         if not hasattr(found, name):

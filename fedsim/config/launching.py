@@ -34,8 +34,8 @@ from fedsim.config.processes import LAST_WORDS, end_workers, in_worker, leading
 from fedsim.config.running import failures, record_failure, run_job, run_one, run_seeds, seed_folders, seeds_key, state_of, states
 from fedsim.config.sweeps import Typed, check_name, digest, job_folder, job_key, sweep_name, swept_keys
 from fedsim.errors import ConfigError, require
-from fedsim.interruption import Interrupted
 from fedsim.recording.files import shown
+from fedsim.simulation.interruption import Interrupted
 
 _AWAY = re.compile(r"(^|[,\s\[(])/|(^|[/,\s\[(])\.\.?(/|$)|\\")  # an option that is no name within its group
 _RAY = "would start a Ray session in each of the launcher's processes, for the same CPUs; leave out hydra/launcher, so that one run after "

@@ -11,10 +11,14 @@ from typing import Any
 
 import yaml
 
-from fedsim.config.building import GROUPS, PRESETS, locate, target_defaults
+from fedsim.component import defaults_of
+from fedsim.config.building import GROUPS, PRESETS, locate
 from fedsim.errors import ConfigError, require
 
-OPTIONS = Path(__file__).resolve().parents[1] / "conf"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Within the package where it was installed from a wheel, beside it in a checkout; by path and never
+# by import, so that a module named conf of the user's is nothing to it
+OPTIONS = next((at for at in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (at / "config.yaml").is_file()), _PACKAGE / "conf")
 VARIABLE = "FEDSIM_CONFIG_DIR"
 
 
@@ -80,7 +84,7 @@ def settings_line(option: Option) -> str:
     if "_target_" not in node or "???" in str(node["_target_"]):
         return " ".join(f"{key}={_text(value)}" for key, value in _flat(node).items())
     target = locate(node.pop("_target_"), f"{option.group}._target_")
-    return " ".join(f"{key}={_text(value)}" for key, value in {**(target_defaults(target) or {}), **node}.items())
+    return " ".join(f"{key}={_text(value)}" for key, value in {**(defaults_of(target) or {}), **node}.items())
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,15 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsim.config.building import Settings, locate, target_defaults
+from fedsim.component import defaults_of
+from fedsim.config.building import Settings, locate
 from fedsim.config.composition import compose
 from fedsim.config.running import ending, run_one
 from fedsim.config.sweeps import state_of
 from fedsim.config.trust import check_targets, import_from_here
 from fedsim.errors import ConfigError, cut, one_line, require
 from fedsim.recording.files import read_json, read_yaml, shown
+from fedsim.recording.identity import with_present_names
 from fedsim.recording.signature import is_signed
-from fedsim.result import FINISHED
+from fedsim.simulation.result import FINISHED
 
 CHANGEABLE = ("engine", "progress", "logger", "checkpoint")  # what may differ when a run goes on
 MACHINE = ("engine", "logger")  # groups that are not taken from a folder that was sent
@@ -89,7 +91,7 @@ def _settings_of(
     _check_overrides(overrides)
     recorded, typed = _read(folder)
     own = is_signed(folder, recorded)
-    config = {key: value for key, value in recorded.items() if key != "choices"}
+    config = with_present_names({key: value for key, value in recorded.items() if key != "choices"})
     if not own:
         config = _of_somebody(config, _typed(overrides), trusted)
     choices = dict(recorded.get("choices") or {})
@@ -136,7 +138,7 @@ def _of_somebody(config: dict[str, Any], typed: Mapping[str, str], trusted: Sequ
         config["data"] = {key: part for key, part in data.items() if key != "root"}
     check_targets(config, trusted)
     if isinstance(data, dict) and data.get("url") and "data.url" not in typed:
-        known = target_defaults(locate(data.get("_target_"), "data._target_")) or {}
+        known = defaults_of(locate(data.get("_target_"), "data._target_")) or {}
         accepted = "its data would be downloaded from there, as a folder not made by you on this machine says; "
         accepted += "accepted: the same data.url=[...] given here, if you trust it"
         require(data["url"] == known.get("url"), "data.url", data["url"], accepted)

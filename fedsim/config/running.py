@@ -12,9 +12,11 @@ from fedsim.config.building import Settings, build, in_settings
 from fedsim.config.sweeps import claimed, digest, file_name, job_folder, job_key, same_run, state_of, stored_summary
 from fedsim.errors import ConfigError, one_line
 from fedsim.recording.files import shown
+from fedsim.recording.run_folders import find_runs
+from fedsim.simulation.result import FINISHED
 
 if TYPE_CHECKING:
-    from fedsim.simulation import Result
+    from fedsim.simulation.simulation import Result
 
 
 def run(
@@ -65,7 +67,7 @@ def run_seeds(settings: Settings, folders: Sequence[Path], progress: bool | None
     record: also what was refused, as a run that has failed, and raise nothing. The mean of the runs' main values. Raises what the first
     that failed has raised, when all have ended.
     """
-    from fedsim.together import run_together
+    from fedsim.simulation.seeds import run_together
 
     each = list(zip(settings.of_each_seed(), folders, strict=True))
     values, left = [], []
@@ -141,15 +143,13 @@ def record_failure(settings: Settings, folder: Path, error: BaseException) -> No
 
 def failures(folder: Path, before: dict[Path, Any]) -> list[tuple[str, str]]:
     """(run folder, reason) of every run in and below `folder` that has failed, or never ended, since `before` (see `states`)."""
-    from fedsim.analysis import failed_runs
-
-    changed = {path for path, stamp in states(folder).items() if before.get(path) != stamp}
+    changed = {path.resolve() for path, stamp in states(folder).items() if before.get(path) != stamp}
     try:
-        table = failed_runs(folder)
+        found = find_runs(folder)
     except ConfigError:  # no run at all
         return []
-    bad = [(folder / row.run if (folder / row.run).is_dir() else folder, row.status, row.reason) for row in table.itertuples()]
-    return [(shown(path), reason) for path, status, reason in bad if status != "diverged" and path in changed]
+    bad = [run for run in found if run.status not in FINISHED and run.folder in changed]
+    return [(shown(run.folder), run.reason) for run in bad]
 
 
 def states(folder: Path) -> dict[Path, Any]:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import ConfigError, require
-from fedsim.recording.checkpoints import FREE, settings_key
 from fedsim.recording.files import read_json, read_yaml
-from fedsim.result import FINISHED
+from fedsim.recording.identity import FREE, format_of, settings_key
+from fedsim.simulation.result import FINISHED
 
 KEY_LENGTH = 10
 NAME_LENGTH = 80  # of one folder's name; file systems take 255 bytes
+_LOOKED_INTO: dict[tuple[Path, str], str | None] = {}  # key of a run of an older version, by sweep and name; None: it is none
 _UNSAFE = re.compile(r"[^\w.=,+-]+", re.ASCII)
 
 
@@ -65,10 +66,24 @@ def job_folder(sweep: Path, values: Mapping[str, str], key: str) -> str:
     """The name of a run's folder in the sweep's: the one that has the key already, else what is swept over and the key
     ("algorithm=fedau,seed=1-3f2a91c07b")."""
     known = sorted(path.name for path in sweep.glob(f"*{key}") if path.name == key or path.name.endswith(f"-{key}"))
-    if known:
-        return known[0]
+    if known or (older := _older_keys(sweep).get(key)):
+        return known[0] if known else older
     readable = file_name(",".join(f"{name}={value}" for name, value in values.items() if _names(name)))
     return f"{readable}-{key}" if readable else key
+
+
+def _older_keys(sweep: Path) -> dict[str, str]:
+    """Key -> name of the runs that a version before this one has left in a sweep: their names end with keys of another kind. Each folder is
+    looked into once for a process."""
+    for folder in sweep.glob("*/config.yaml"):
+        name = folder.parent.name
+        if (sweep, name) not in _LOOKED_INTO:
+            _LOOKED_INTO[sweep, name] = None
+            if format_of(folder.parent) == 1:
+                with contextlib.suppress(ConfigError):
+                    recorded = read_yaml(folder)
+                    _LOOKED_INTO[sweep, name] = job_key(recorded) if isinstance(recorded, dict) else None
+    return {key: name for (place, name), key in _LOOKED_INTO.items() if place == sweep and key is not None}
 
 
 def file_name(text: str, length: int = NAME_LENGTH) -> str:

@@ -4,7 +4,7 @@ A folder that somebody sent is data, never code. Of its settings nothing is impo
 `_target_` in them, at any depth, was accepted as a string, and nothing is used before the object
 it leads to was accepted too:
 
-* a class that was defined in fedsim: `fedsim.models.MLP`, but not `fedsim.cli.os.system`, which
+* a class that was defined in fedsim: `fedsim.models.MLP`, but not `fedsim.cli.main.os.system`, which
   fedsim only imports, nor a function of fedsim's, some of which write files or run commands;
 * what was defined in a module that the user names on the command line: `--trust my_module`;
 * anything in a run of the user's own on this machine: see `fedsim.recording.signature`.
@@ -120,7 +120,10 @@ def _check_trusted(key: str, path: str, trusted: Sequence[str]) -> None:
 
 
 def _member(module: ModuleType, name: str) -> Any:
-    """What a module of fedsim's has under a name, a module of the package included."""
+    """What a module of fedsim's has under a name: one that it exports, which is imported now, or a
+    module of the package included."""
+    if name in getattr(module, "__all__", ()):
+        return getattr(module, name)
     if name in vars(module) or not hasattr(module, "__path__"):
         return vars(module).get(name)
     with contextlib.suppress(ImportError):  # also of an extra that is not installed

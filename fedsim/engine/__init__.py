@@ -1,8 +1,5 @@
-"""Where clients run: in process, or on Ray actors. Nothing else knows."""
+"""Where jobs run: in this process, or on Ray. An engine knows neither what a job computes nor how it was configured."""
 
-from fedsim.imports import without_collections
+import lazy_loader
 
-with without_collections():  # the first that a Ray worker imports of fedsim
-    from fedsim.engine.inprocess import InProcess
-
-__all__ = ["InProcess"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

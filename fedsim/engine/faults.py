@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from fedsim.memory import wants_memory
+from fedsim.errors import wants_memory
 
 SMALLER = "local.clients_per_batch (clients trained in one call) or local.batch_size, or take a smaller model"
 

@@ -9,10 +9,8 @@ import torch
 
 from fedsim.component import component
 from fedsim.engine.arena import Arena
-from fedsim.engine.base import Engine, Session
+from fedsim.engine.base import Engine, Job, MakeWorker, Session, Task
 from fedsim.engine.faults import SMALLER, memory_advice
-from fedsim.engine.task import AverageJob, Job, Task
-from fedsim.engine.worker import Worker
 
 WORTH_A_THREAD = 1 << 24  # products of a job, some 5 ms
 
@@ -27,22 +25,22 @@ class InProcess(Engine):
 
     device: str = "cpu"
 
-    def open(self, task: Task) -> Session:
-        return InProcessSession(task)
+    def open(self, task: Task, make_worker: MakeWorker) -> Session:
+        return InProcessSession(task, make_worker)
 
 
 class InProcessSession(Session):
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, make_worker: MakeWorker) -> None:
         super().__init__()
         self.threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(self.threads)
         self.arena = Arena(task.arrays())
-        self.worker = Worker(task, self.arena)
+        self.worker = make_worker(task, self.arena)
 
     def run(self, jobs: Sequence[Job]) -> list:
         with memory_advice(SMALLER):
             self.worker.announce(jobs)
-            apart = self.threads > 1 and any(isinstance(job, AverageJob) and job.products >= WORTH_A_THREAD for job in jobs)
+            apart = self.threads > 1 and any(job.products >= WORTH_A_THREAD for job in jobs)
             return list((self.pool.map if apart else map)(self.worker.run, jobs))
 
     def close(self) -> None:

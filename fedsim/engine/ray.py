@@ -2,7 +2,7 @@
 `fedsim.engine.ray_private`, which starts sessions, import Ray.
 
 On the driver's machine the actors map the driver's arena, so a round sends no vectors at all, and are given jobs over a line each
-(`fedsim.engine.line`), for which Ray only starts and ends them. On other machines of a cluster each call
+(`fedsim.engine.connection`), for which Ray only starts and ends them. On other machines of a cluster each call
 carries the rows a job reads (what all jobs read, the model, once per round and machine) and brings back the rows it wrote. Data go once to
 each machine's object store. What happens when a worker is lost is in `fedsim.engine.ray_session`.
 """
@@ -20,15 +20,13 @@ from typing import Any
 
 from fedsim.component import NonNegativeInt, Positive, PositiveInt, component
 from fedsim.engine.arena import Arena, ArraySpec, SharedArena
-from fedsim.engine.base import Engine, Session
+from fedsim.engine.base import Engine, MakeWorker, Session, Task
+from fedsim.engine.connection import answered, listener
 from fedsim.engine.faults import Failure
-from fedsim.engine.line import answered, listener
 from fedsim.engine.own_folders import is_own
 from fedsim.engine.processes import Greeting, process_namespace
 from fedsim.engine.ray_private import hide_token, start_private
 from fedsim.engine.ray_session import DONE, LINE, RaySession
-from fedsim.engine.task import Task
-from fedsim.engine.worker import Worker
 from fedsim.errors import ConfigError, require
 
 ANSWER_SECONDS = 5  # until somebody answers at the address of a cluster
@@ -73,9 +71,9 @@ class Ray(Engine):
         shared = Path("/dev/shm").is_dir() or not self.shared_memory
         require(shared, "engine.shared_memory", True, "this machine has no /dev/shm; use engine.shared_memory=false")
 
-    def open(self, task: Task) -> Session:
+    def open(self, task: Task, make_worker: MakeWorker) -> Session:
         share = self._connect()
-        return RaySession(_import_ray(), self, task, share, Host)
+        return RaySession(_import_ray(), self, task, share, Host, make_worker)
 
     def _connect(self) -> dict[str, float]:
         """Join or start a Ray session; the share of CPUs and GPUs that a worker reserves."""
@@ -153,7 +151,7 @@ class Host:
     def __init__(self, number: int, folder: Path | None, counts: Path | None) -> None:
         self.number, self.folder, self.counts = number, folder, counts
 
-    def start(self, task: Task) -> Greeting | Failure:
+    def start(self, task: Task, make_worker: MakeWorker) -> Greeting | Failure:
         """Get ready; apart from the constructor, whose errors Ray wraps."""
         import ray
 
@@ -168,10 +166,7 @@ class Host:
                 self.done = SharedArena({DONE: ArraySpec((workers,), "int64")}, self.counts)[DONE]
                 with contextlib.suppress(OSError):  # without a line there are calls
                     self.listener = listener(self.counts / LINE.format(self.number))
-                if os.sched_getscheduler(0) == os.SCHED_OTHER:
-                    with contextlib.suppress(OSError):  # or one that is woken drives the driver from its core before it wakes the next
-                        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-            self.worker = Worker(task, arena)
+            self.worker = make_worker(task, arena)
         except Exception as error:
             return Failure.of(error, _there_and_back)
         return Greeting(self.shares_memory, ray.get_runtime_context().get_node_id(), os.getpid(), process_namespace())

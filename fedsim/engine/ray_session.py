@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.engine.arena import Arena, ArraySpec, SharedArena
-from fedsim.engine.base import Session
-from fedsim.engine.dealing import at_once, deal
+from fedsim.engine.base import Job, MakeWorker, Session, Task
+from fedsim.engine.connection import LONGEST, dial
 from fedsim.engine.faults import SMALLER, Failure, LostWorker, WorkersLost, memory_advice
-from fedsim.engine.line import LONGEST, dial
 from fedsim.engine.processes import Hosted, killed_for_memory
-from fedsim.engine.task import AverageJob, EvaluateJob, Job, MixJob, Task, TrainJob
+from fedsim.engine.scheduling import at_once, deal
 
 if TYPE_CHECKING:
     from fedsim.engine.ray import Ray
@@ -37,12 +36,6 @@ LOOK_SECONDS = 0.001  # between looks at lines and at calls, since nothing waits
 START_LOOK_SECONDS = 0.02  # or only at workers that start
 LINE = "line-{}"  # the socket of a worker, beside what it counts
 DONE = "jobs_done"  # an array: what each worker has counted, which tells one that is slow from one that hangs
-PHASES = {
-    TrainJob: "in the training of round {}",
-    MixJob: "in the exchange of round {}",
-    AverageJob: "in the exchange of round {}",
-    EvaluateJob: "in an evaluation after round {}",
-}
 ADVICE = f"engine.workers, {SMALLER}"
 
 
@@ -61,11 +54,12 @@ class Call:
 
 
 class RaySession(Session):
-    """ray: the module; settings: of the engine; share: CPUs and GPUs that a worker reserves; host: the class of the actors."""
+    """ray: the module; settings: of the engine; share: CPUs and GPUs that a worker reserves; host: the class of the actors; make_worker:
+    what a host makes its worker with."""
 
-    def __init__(self, ray: Any, settings: Ray, task: Task, share: dict[str, float], host: type) -> None:
+    def __init__(self, ray: Any, settings: Ray, task: Task, share: dict[str, float], host: type, make_worker: MakeWorker) -> None:
         super().__init__()
-        self.ray, self.settings, self.task, self.share = ray, settings, task, share
+        self.ray, self.settings, self.task, self.share, self.make_worker = ray, settings, task, share, make_worker
         errors = ray.exceptions
         self.losses = (
             errors.RayActorError,
@@ -107,8 +101,7 @@ class RaySession(Session):
         return results
 
     def _run(self, jobs: Sequence[Job]) -> list:
-        if isinstance(jobs[0], TrainJob):
-            self.round = jobs[0].round
+        self.round = getattr(jobs[0], "round", self.round)
         while self.starting and (greeting := self._first([], wait=not self.ready)):
             self._welcome(greeting)
         began, kind = time.monotonic(), type(jobs[0])
@@ -149,7 +142,7 @@ class RaySession(Session):
 
     def _start(self, number: int) -> None:
         actor = self.actor.remote(number, *self.folders)
-        self.starting[actor.start.remote(self.shared_task)] = Hosted(number, actor)
+        self.starting[actor.start.remote(self.shared_task, self.make_worker)] = Hosted(number, actor)
 
     def _welcome(self, reference) -> None:
         worker = self.starting.pop(reference)
@@ -222,7 +215,7 @@ class RaySession(Session):
         return "its process was killed or crashed"
 
     def where(self, job: Job) -> str:
-        return PHASES.get(type(job), "in round {}").format(self.round) if self.round is not None else "before the first round"
+        return job.where.format(self.round) if self.round is not None else "before the first round"
 
     def _lives(self, node: dict) -> bool:
         """Whether a node of the cluster answers; Ray itself needs some seconds to notice that one is dead."""

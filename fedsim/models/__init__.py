@@ -1,9 +1,5 @@
-"""Models: torch modules built from the data's shape, and the checks a user's own module passes before it is trained."""
+"""Models, and how a model of any class is built and checked."""
 
-from fedsim.models.build import build_model, check_model
-from fedsim.models.convolutional import CNN, LeNet, McMahanCNN
-from fedsim.models.dense import MLP, LogisticRegression
-from fedsim.models.recurrent import CharLSTM
-from fedsim.models.resnet import ResNet18
+import lazy_loader
 
-__all__ = ["CNN", "MLP", "CharLSTM", "LeNet", "LogisticRegression", "McMahanCNN", "ResNet18", "build_model", "check_model"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,22 +1,5 @@
-"""Who takes part in a round: settings that, bound to a population and a seed, give cohorts with known true probabilities."""
+"""Who takes part in a round."""
 
-from fedsim.participation.base import Participation, Pattern, Population
-from fedsim.participation.bernoulli import Bernoulli
-from fedsim.participation.cyclic import Cyclic
-from fedsim.participation.markov import Markov
-from fedsim.participation.probabilities import ClientProbabilities
-from fedsim.participation.trace import Trace
-from fedsim.participation.uniform import Full, Uniform
+import lazy_loader
 
-__all__ = [
-    "Bernoulli",
-    "ClientProbabilities",
-    "Cyclic",
-    "Full",
-    "Markov",
-    "Participation",
-    "Pattern",
-    "Population",
-    "Trace",
-    "Uniform",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,5 @@
-"""How a round is planned: at a server, over a graph, or by tokens that walk a graph."""
+"""Who trains, from which row, and who hears whom: at a server, over a graph, on a walk."""
 
-from fedsim.protocols.gossip import Gossip
-from fedsim.protocols.server import Server
-from fedsim.protocols.walk import Walk
+import lazy_loader
 
-__all__ = ["Gossip", "Server", "Walk"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

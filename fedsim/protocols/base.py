@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from fedsim.algorithms.base import Place
-from fedsim.links import Heard, Links
+from fedsim.network.links import Heard, Links
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import numpy as np
 import scipy.sparse as sparse
 
 from fedsim import rng
-from fedsim.mixing import Mixing, metropolis_weights
+from fedsim.network.mixing import Mixing, metropolis_weights
 
 Kernel = Literal["repellent", "history_driven"]
 

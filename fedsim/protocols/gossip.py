@@ -10,10 +10,10 @@ from scipy.sparse import csr_array
 from fedsim.algorithms.base import Place
 from fedsim.component import component
 from fedsim.errors import require
-from fedsim.links import Heard, Links
-from fedsim.mixing import Mixing
+from fedsim.network.links import Heard, Links
+from fedsim.network.mixing import Mixing
+from fedsim.network.topology import Topology
 from fedsim.protocols.base import Payload, Plan, Protocol, Tick, equal_weights
-from fedsim.topology import Topology
 
 
 @component

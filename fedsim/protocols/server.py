@@ -9,7 +9,7 @@ import numpy as np
 from fedsim.algorithms.base import Place
 from fedsim.component import component
 from fedsim.errors import require
-from fedsim.links import Heard, Links
+from fedsim.network.links import Heard, Links
 from fedsim.protocols.base import Payload, Plan, Protocol, Tick, equal_weights
 
 

@@ -10,10 +10,10 @@ from scipy.sparse import csr_array
 from fedsim.algorithms.base import Place
 from fedsim.component import NonNegative, NonNegativeInt, OpenProbability, PositiveInt, component
 from fedsim.errors import require
-from fedsim.links import Heard, Links
+from fedsim.network.links import Heard, Links
+from fedsim.network.topology import Topology
 from fedsim.protocols.base import Payload, Plan, Protocol, Tick
 from fedsim.protocols.chain import Chain, Kernel
-from fedsim.topology import Topology
 
 MAX_VISITS = 1 << 28  # of the numbers of visits held, one a token and node: 2 GB
 

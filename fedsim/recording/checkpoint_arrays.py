@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedsim.errors import cut, one_line
-from fedsim.recording.book import COUNTS
 from fedsim.recording.checkpoint_file import BadCheckpoint
+from fedsim.recording.totals import COUNTS
 
 PARTS = ("rounds/", "pattern/")
 _MODELS = "rounds/receivers/models"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +20,11 @@ from fedsim.errors import ConfigError, cut, one_line
 from fedsim.reading import raised
 from fedsim.recording.checkpoint_arrays import check_arrays, check_fit
 from fedsim.recording.checkpoint_file import BadCheckpoint, Facts, load, save
-from fedsim.recording.files import flat, plain, read_yaml, shown, why
+from fedsim.recording.files import read_yaml, shown, why
 from fedsim.recording.folder import Folder, read_inside
+from fedsim.recording.identity import first_key, settings_key
 from fedsim.recording.recorder import CHECKPOINTS, ROWS, Recorder, checkpoint_names, versions
 from fedsim.recording.rows import MOST_ROWS
-
-FREE = (  # settings that change no result
-    *("engine", "logger", "progress", "checkpoint", "folder", "plots", "name", "sweep", "choices", "overrides"),
-    "data.root",
-)
 
 
 @component
@@ -130,9 +125,17 @@ class Checkpoints:
             raise ConfigError("resume", shown(folder), "none of its checkpoints can be used; without resume it starts from the beginning")
         return None
 
+    def _first_key(self) -> str | None:
+        """The key that these settings had in a folder of format 1; None where they are not the folder's."""
+        with contextlib.suppress(ConfigError):
+            recorded = read_yaml(Path(str(self.folder)) / "config.yaml")
+            if isinstance(recorded, dict) and settings_key(recorded) == self.key:
+                return first_key(recorded)
+        return None
+
     def _read(self, path: Path, rows: Path) -> Saved:
         arrays, facts = load(path)
-        if facts.settings != self.key:
+        if facts.settings != self.key and facts.settings != self._first_key():
             raise BadCheckpoint("it is of a run with other settings")
         if facts.sizes != self.sizes:
             kept, here = (", ".join(f"{count} {name}" for name, count in sizes.items()) for sizes in (facts.sizes, self.sizes))
@@ -150,37 +153,6 @@ class Checkpoints:
             if (written := facts.versions.get(package, version)) != version:
                 _say(f"{shown(path)} was written with {package} {cut(one_line(written))}, here is {version}: the bytes may differ")
         return Saved(path, facts.round, arrays, before)
-
-
-def settings_key(config: Mapping[str, Any]) -> str:
-    """SHA-256 of the settings that say what a run computes."""
-    return hashlib.sha256(json.dumps(_telling(config), sort_keys=True).encode()).hexdigest()
-
-
-def refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise ConfigError, naming the setting, if the run in `folder` has other settings than `config`."""
-    if not (folder / "config.yaml").is_file():
-        return
-    recorded = read_yaml(folder / "config.yaml")
-    if not isinstance(recorded, dict):
-        raise ConfigError("resume", str(folder / "config.yaml"), "a mapping of settings")
-    old, new = _telling(recorded), _telling(config)
-    for key in [*new, *old]:
-        if key not in old or key not in new or json.dumps(old[key]) != json.dumps(new[key]):
-            there = f"has {old[key]!r}" if key in old else "does not have it"
-            raise ConfigError(key, new.get(key), f"the run in {shown(folder)} {there}; accepted is the same, or another folder")
-
-
-def _telling(config: Mapping[str, Any]) -> dict[str, Any]:
-    named = {key: part for key, part in plain(config).items() if key not in FREE}
-    return {key: _whole(part) for key, part in flat(named).items() if key not in FREE}
-
-
-def _whole(value: Any) -> Any:
-    """1.0 as 1: rate=1 is the run that rate=1.0 is."""
-    if isinstance(value, list):
-        return [_whole(part) for part in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _say(line: str) -> None:

@@ -88,6 +88,20 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flat`. Raises ValueError where a key is both a value and a group."""
+    found: dict[str, Any] = {}
+    for key, part in flat.items():
+        *groups, name = key.split(".")
+        node = found
+        for group in groups:
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{key}: {group} is a value")
+        node[name] = part
+    return found
+
+
 def finite(value: Any) -> Any:
     """A float that JSON lacks (NaN and the infinities) as its name, anything else unchanged; dicts and lists in depth."""
     if isinstance(value, dict):

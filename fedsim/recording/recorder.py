@@ -19,11 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim import compiled
 from fedsim.errors import ConfigError
 from fedsim.reading import raised
 from fedsim.recording.files import MOST_JSON, json_bytes, plain, read_yaml, remove_temporaries, shown, why, write_atomic, yaml_bytes
 from fedsim.recording.folder import Folder
+from fedsim.recording.identity import FORMAT
 from fedsim.recording.loggers import Logger
 from fedsim.recording.row_file import RowFile
 from fedsim.recording.rows import Rows, json_line, parse_lines
@@ -48,8 +48,15 @@ def versions() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
-    convolutions = "compiled" if compiled.processors(compiled.convolutions) else "of torch"
-    return {**found, "python": platform.python_version(), "convolutions": convolutions}
+    return {**found, "python": platform.python_version(), "convolutions": _convolutions()}
+
+
+def _convolutions() -> str:
+    try:
+        from fedsim.kernels.compiled import PROCESSORS
+    except ImportError:  # without the folder of fast kernels
+        return "of torch"
+    return "compiled" if PROCESSORS else "of torch"
 
 
 def checkpoint_names(folder: Path) -> list[str]:
@@ -173,19 +180,18 @@ class Recorder:
         model_tensors: Mapping[str, torch.Tensor | np.ndarray] | None = None,
         status: str = "done",
         reason: str | None = None,
+        draw: Callable[[pd.DataFrame, Path], object] = lambda rows, path: None,
     ) -> None:
         """Write the outcome. summary: goes to summary.json beside the versions; model_tensors: the final model by tensor name;
-        status, reason: "done", or "diverged" and why."""
+        status, reason: "done", or "diverged" and why; draw: makes a picture of all rows at the path of curves.png."""
         try:
             self._close()
             self._write("metrics.parquet", self._rows.parquet)
             if self.folder is not None:
                 if model_tensors is not None:
                     self._write("model.safetensors", _safetensors(model_tensors))
-                from fedsim.analysis.curves import run_curves
-
                 self._write("summary.json", json_bytes({**summary, "versions": versions()}))
-                run_curves(self.table(), self.folder / "curves.png")
+                draw(self.table(), self.folder / "curves.png")
             self.status(status, reason)
         except OSError as error:
             where = shown(Path(str(self.folder)))
@@ -230,7 +236,7 @@ class Recorder:
     def status(self, name: str, reason: str | None = None, **details: Any) -> None:
         """Write status.json. name: running, done, diverged, interrupted or failed; reason: one line."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        known = {"status": name, "reason": reason, "started": self._started, "updated": now, **details}
+        known = {"format": FORMAT, "status": name, "reason": reason, "started": self._started, "updated": now, **details}
         self._write("status.json", json_bytes({key: part for key, part in known.items() if part is not None}))
 
     def _write(self, name: str, content: bytes | Callable[[], bytes]) -> None:

@@ -1,10 +1,5 @@
-"""Learning rates over rounds. A schedule's factor multiplies `local.rate` in every local step of a round.
+"""Learning rates over rounds."""
 
-`decays` and `power` hold those with a closed form, `refined` the one that is computed from the norms that a run recorded.
-"""
+import lazy_loader
 
-from fedsim.schedules.decays import REX, UBA, Constant, Cosine, Exponential, Linear, Schedule, Step
-from fedsim.schedules.power import Power
-from fedsim.schedules.refined import Refined
-
-__all__ = ["REX", "UBA", "Constant", "Cosine", "Exponential", "Linear", "Power", "Refined", "Schedule", "Step"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

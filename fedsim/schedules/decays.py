@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fedsim.component import NonNegative, NonNegativeInt, OpenProbability, PositiveInt, Probability, component
 from fedsim.errors import require
-
-if TYPE_CHECKING:
-    from fedsim.simulation import Simulation
 
 
 @component
@@ -38,8 +35,8 @@ class Schedule:
         """The factor in round `round` = 0..rounds-1 of the `rounds` after the warm-up."""
         raise NotImplementedError("a schedule defines its shape")
 
-    def ready(self, simulation: Simulation, resume: bool = False) -> Schedule:
-        """The schedule that `simulation` is to use, asked for once, before its first round: `self`, unless it is computed from another run
+    def ready(self, simulation: Any, resume: bool = False) -> Schedule:
+        """The schedule that `simulation` (a fedsim.Simulation) is to use, asked for once, before its first round: `self`, unless it is computed from another run
         of the simulation. resume: go on with that run, as with the simulation's own."""
         return self
 

@@ -18,19 +18,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fedsim.component import NonNegative, Positive, Probability, component
 from fedsim.errors import require
-from fedsim.recording.describe import describe
+from fedsim.recording.descriptions import describe
 from fedsim.schedules.decays import REX, Constant, Cosine, Linear, Schedule
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedsim.simulation import Result, Simulation
 
 BASES: dict[str, type[Schedule]] = {"constant": Constant, "linear": Linear, "cosine": Cosine, "rex": REX}
 
@@ -56,7 +55,7 @@ class Refined(Schedule):
             self._norms = read_norms(Path(self.norms).expanduser()) if isinstance(self.norms, str) else np.array(self.norms)
             require(bool((self._norms > 0).any()), "Refined.norms", self.norms, "accepted are norms of which one at least is above 0")
 
-    def ready(self, simulation: Simulation, resume: bool = False) -> Schedule:
+    def ready(self, simulation: Any, resume: bool = False) -> Schedule:
         if self._norms is not None:
             return self
         base = BASES[self.base](warmup=self.warmup)
@@ -92,8 +91,8 @@ def stretch(norms: np.ndarray, rounds: int) -> np.ndarray:
     return np.interp((np.arange(rounds) + 0.5) * len(norms) / rounds - 0.5, known, norms[known])
 
 
-def run_with(simulation: Simulation, schedule: Schedule, resume: bool = False) -> Result:
-    """Run a simulation's settings with another schedule, recorded in the folder `base` within its own."""
+def run_with(simulation: Any, schedule: Schedule, resume: bool = False) -> Any:
+    """The result of a simulation's settings with another schedule, recorded in the folder `base` within its own."""
     config = dict(simulation.config)
     if config:
         name = next((option for option, cls in BASES.items() if isinstance(schedule, cls)), type(schedule).__name__)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from fedsim.algorithms import ClientRule, FedCM, FedProx, FedSam, FedSmoo, FedSpeed, Scaffold
-from fedsim.local.batches import draw_batches
-from fedsim.simulation import Simulation
+from fedsim.simulation.simulation import Simulation
+from fedsim.training.batches import draw_batches
 
 
 class Clients:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsim.algorithms import FedAU, FedNova, FedProx
-from fedsim.simulation import Simulation
+from fedsim.simulation.simulation import Simulation
 from tests.algorithms.plain_clients import Clients, method
 from tests.helpers import metropolis_matrix
 

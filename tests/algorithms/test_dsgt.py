@@ -8,12 +8,12 @@ import pytest
 from fedsim.algorithms import Dsgt, FedAU, FedAvg, Sgd, VarianceCorrection
 from fedsim.data.partition import Natural
 from fedsim.errors import ConfigError
-from fedsim.local import LocalTraining
-from fedsim.mixing import Uniform
+from fedsim.network.mixing import Uniform
+from fedsim.network.topology import BarabasiAlbert
 from fedsim.participation import Bernoulli, Full
 from fedsim.protocols import Gossip, Server
-from fedsim.simulation import Simulation
-from fedsim.topology import BarabasiAlbert
+from fedsim.simulation.simulation import Simulation
+from fedsim.training import LocalTraining
 from tests.helpers import Cohorts, Point, Quadratics, Ticks, blobs_simulation, metropolis_matrix
 
 NODES, WIDTH, GRAPH = 7, 3, BarabasiAlbert(edges=2)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from fedsim.algorithms import FedAU, FedAvg, Reports
-from fedsim.mixing import Metropolis
+from fedsim.network.mixing import Metropolis
+from fedsim.network.topology import BarabasiAlbert, Ring, Star
 from fedsim.participation import Full
 from fedsim.protocols import Gossip, Server
-from fedsim.topology import BarabasiAlbert, Ring, Star
 from tests.helpers import Cohorts, blobs_simulation, quadratic_run, tick_of
 
 NOTHING = Reports(np.zeros(0), np.zeros(0), 0.1, np.zeros(0), np.zeros(0))  # FedAU looks at no report

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fedsim.algorithms import FedAvg
+from fedsim.network.topology import Star
 from fedsim.protocols import Gossip
-from fedsim.topology import Star
 from tests.helpers import Cohorts, quadratic_run
 
 # one step of rate 1/2 from 0 with gradient x - c: the updates are (2, 0), (0, 4), (-2, 2), (4, 4); shards of 1, 3, 2 and 2

@@ -5,11 +5,11 @@ import pytest
 
 import fedsim
 from fedsim.algorithms import FedAvg, FedCM, FedSam, Sgd
-from fedsim.local.settings import LocalTraining
+from fedsim.network.topology import Star
 from fedsim.participation import Bernoulli
 from fedsim.protocols import Gossip
 from fedsim.schedules import Exponential
-from fedsim.topology import Star
+from fedsim.training.settings import LocalTraining
 from tests.helpers import Cohorts, Ticks, blobs_simulation, quadratic_run
 
 CENTRES, UNIFORM = [[4, 0], [0, 8], [-4, 4]], FedAvg(weighting="uniform")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from fedsim.algorithms import FedAvg, FedNova, FedProx
-from fedsim.local.settings import LocalTraining
-from fedsim.mixing import Uniform
+from fedsim.network.mixing import Uniform
+from fedsim.network.topology import Complete
 from fedsim.participation import Bernoulli
 from fedsim.protocols import Gossip
-from fedsim.topology import Complete
+from fedsim.training.settings import LocalTraining
 from tests.helpers import Cohorts, blobs_simulation, quadratic_run
 
 CENTRES, COPIES = np.array([[4.0, 0], [0, 8], [-4, 4]]), [1, 3, 2]  # as many steps as examples

@@ -5,8 +5,8 @@ import pytest
 
 from fedsim.algorithms import FedProx
 from fedsim.errors import ConfigError
+from fedsim.network.topology import Complete
 from fedsim.protocols import Gossip
-from fedsim.topology import Complete
 from tests.helpers import blobs_simulation, quadratic_run
 
 

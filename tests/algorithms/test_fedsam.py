@@ -6,9 +6,9 @@ import pytest
 import fedsim
 from fedsim.algorithms import FedAvg, FedSam, FedSmoo, FedSpeed
 from fedsim.errors import ConfigError
+from fedsim.network.topology import Ring
 from fedsim.participation import Bernoulli
 from fedsim.protocols import Gossip
-from fedsim.topology import Ring
 from tests.helpers import Ticks, blobs_simulation, quadratic_run
 
 UNIFORM = FedAvg(weighting="uniform")

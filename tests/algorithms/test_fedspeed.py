@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from fedsim.algorithms import FedAvg, FedSpeed
-from fedsim.local.batches import draw_batches
-from fedsim.local.gradients import GradientKernel
-from fedsim.local.settings import LocalTraining
-from fedsim.local.training import Chunk, Kernel, train
-from fedsim.local.written import WrittenGradient
+from fedsim.kernels.closed_form import ClosedFormGradient
 from fedsim.models import build_model
 from fedsim.parameters import Layout, flat_parameters
 from fedsim.participation import Bernoulli
+from fedsim.training.batches import draw_batches
+from fedsim.training.gradients import GradientKernel
+from fedsim.training.settings import LocalTraining
+from fedsim.training.training import Chunk, Kernel, train
 from tests.helpers import Cohorts, Ticks, blobs_simulation, mlp, quadratic_run
 
 CENTRES, COHORTS = [[4, 0], [0, 8], [-4, 4], [100, 100]], Cohorts([0, 1], [1, 2])
@@ -123,7 +123,7 @@ def test_the_correction_is_an_exponential_average_of_merged_gradients(merge):
     simulation = blobs_simulation(model=mlp(6), local=LocalTraining(steps=None, epochs=2, batch_size=3, rate=rate))
     task = simulation.prepare().task
     module = build_model(simulation.model, task.dataset.input_shape, task.dataset.outputs, 0).double()
-    kernel, seen = WrittenGradient(module, Layout.of(module), True), []
+    kernel, seen = ClosedFormGradient(module, Layout.of(module), True), []
 
     class Recording(GradientKernel):
         def __call__(self, x, *batch):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fedsim.algorithms import Aggregator, FedAvg
-from fedsim.mixing import Metropolis, OwnShare, Uniform
+from fedsim.network.mixing import Metropolis, OwnShare, Uniform
+from fedsim.network.topology import Star
 from fedsim.protocols import Gossip
-from fedsim.topology import Star
 from tests.helpers import Cohorts, Heavy, quadratic_run
 
 # one step of rate 1/2 with gradient x - c, on a star of three with centre 0; from 0 the models become (6, 0), (0, 12), (-6, 6)

@@ -5,8 +5,8 @@ import pytest
 
 from fedsim.algorithms import FedAvg, FedSpeed, FedVarp, Mifa
 from fedsim.errors import ConfigError
+from fedsim.network.topology import Ring
 from fedsim.protocols import Gossip
-from fedsim.topology import Ring
 from tests.helpers import Cohorts, Ticks, blobs_simulation, quadratic_run
 
 N, DIMENSIONS = 6, 3
@@ -44,7 +44,7 @@ def test_memory_follows_the_clients_that_have_taken_part(aggregator):
         ticks.run(3)
         stored = ticks.kept("memory.update")
         mean = ticks.array("receiver/0/mean_update")[0]
-        assert ticks.rounds.kept.owners.tolist() == [1, 4, 6]
+        assert ticks.rounds.clients.rows.owners.tolist() == [1, 4, 6]
         assert np.flatnonzero(np.abs(stored).max(axis=1) > 1e-3).tolist() == [1, 4, 6]
     np.testing.assert_allclose(stored.mean(axis=0), mean, rtol=1e-5, atol=1e-7)
 

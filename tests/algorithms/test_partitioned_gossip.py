@@ -8,13 +8,13 @@ from fedsim import rng
 from fedsim.algorithms import PartitionedGossip
 from fedsim.algorithms.base import RoundInfo
 from fedsim.data.partition import Natural
-from fedsim.directed import RandomOut
 from fedsim.errors import ConfigError
-from fedsim.local import LocalTraining
-from fedsim.mixing import Uniform
+from fedsim.network.directed_graphs import RandomOut
+from fedsim.network.mixing import Uniform
+from fedsim.network.topology import Complete
 from fedsim.protocols import Gossip
-from fedsim.simulation import Simulation
-from fedsim.topology import Complete
+from fedsim.simulation.simulation import Simulation
+from fedsim.training import LocalTraining
 from tests.helpers import Cohorts, Point, Quadratics, Ticks, blobs_simulation
 
 GRAPH = {"protocol": Gossip(), "mixing": Uniform()}
@@ -52,7 +52,7 @@ def test_a_plain_loop_gives_the_same(topology):
                     several, merged = several + (len(senders) > 1), merged + (len(senders) == 1)
             x, ages = following, after
         np.testing.assert_allclose(ticks.run(len(cohorts)), x, atol=1e-5)
-        np.testing.assert_array_equal(ticks.rounds.link_state["ages"], ages)
+        np.testing.assert_array_equal(ticks.rounds.weighing.links["ages"], ages)
     assert merged > 5 and (several > 2 or topology == RandomOut(degree=1, per_round=True))
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from fedsim.algorithms import FedAU, FedAvg, FedCM, FedNova, FedProx, FedSam, FedSmoo, Sgd
-from fedsim.local.settings import LocalTraining
+from fedsim.network.topology import BarabasiAlbert
 from fedsim.participation import Bernoulli
 from fedsim.protocols import Gossip
 from fedsim.schedules import Exponential
-from fedsim.topology import BarabasiAlbert
+from fedsim.training.settings import LocalTraining
 from tests.algorithms.plain_loops import at_a_server, over_a_graph
 from tests.helpers import algorithms, blobs_simulation, mlp
 

@@ -10,11 +10,11 @@ from scipy.optimize import brentq
 from scipy.stats import norm as normal
 
 from fedsim.algorithms import DpFedAvg, FedAvg, FedSpeed, VarianceCorrection
+from fedsim.algorithms.privacy import Accounting, library
 from fedsim.errors import ConfigError
+from fedsim.network.topology import Ring
 from fedsim.participation import Bernoulli, Cyclic, Full, Markov, Uniform
-from fedsim.privacy import Accounting, library
 from fedsim.protocols import Gossip
-from fedsim.topology import Ring
 from tests.helpers import Cohorts, blobs_simulation, quadratic_run
 
 QUIET = {"noise": 0.0, "clip": 1e6}
@@ -134,7 +134,7 @@ def test_accounting_leaves_a_redirected_stderr_open(tmp_path):
     """The library's logger would close it as soon as logging is configured again, as every run from the command line does."""
     code = (
         "import contextlib, io, logging.config, numpy\n"
-        "from fedsim.privacy import Accounting\n"
+        "from fedsim.algorithms.privacy import Accounting\n"
         "with contextlib.redirect_stderr(io.StringIO()) as caught:\n"
         "    Accounting.of('everyone', numpy.ones(2), 1.0).epsilon(3, 1e-5)\n"
         "logging.config.dictConfig({'version': 1})\n"

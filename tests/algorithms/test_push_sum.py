@@ -7,14 +7,14 @@ import pytest
 
 from fedsim.algorithms import FedAU, FedAvg, Median, PushSum, Sgd, VarianceCorrection
 from fedsim.data.partition import Natural
-from fedsim.directed import Exponential, RandomOut
 from fedsim.errors import ConfigError
-from fedsim.local import LocalTraining
-from fedsim.mixing import Metropolis, Push, Uniform
+from fedsim.network.directed_graphs import Exponential, RandomOut
+from fedsim.network.mixing import Metropolis, Push, Uniform
+from fedsim.network.topology import BarabasiAlbert, Ring
 from fedsim.participation import Bernoulli, Full
 from fedsim.protocols import Gossip, Server
-from fedsim.simulation import Simulation
-from fedsim.topology import BarabasiAlbert, Ring
+from fedsim.simulation.simulation import Simulation
+from fedsim.training import LocalTraining
 from tests.helpers import Cohorts, Point, Quadratics, Ticks, blobs_simulation
 
 NODES, WIDTH = 9, 3

@@ -11,8 +11,8 @@ from fedsim.algorithms.krum import BLOCK, squared_distances
 from fedsim.attacks import Attack
 from fedsim.component import Fraction, component
 from fedsim.errors import ConfigError
+from fedsim.network.topology import Ring
 from fedsim.protocols import Gossip
-from fedsim.topology import Ring
 from tests.helpers import Cohorts, blobs_simulation, quadratic_run
 
 RULES = [Median(), TrimmedMean(share=0.3), Krum(), Krum(attackers=2, selected=None)]

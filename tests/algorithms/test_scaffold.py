@@ -6,11 +6,11 @@ import pytest
 import fedsim
 from fedsim.algorithms import FedAvg, Scaffold, Sgd
 from fedsim.errors import ConfigError
-from fedsim.local.settings import LocalTraining
+from fedsim.network.topology import Ring
 from fedsim.participation import Bernoulli
 from fedsim.protocols import Gossip
 from fedsim.schedules import Exponential
-from fedsim.topology import Ring
+from fedsim.training.settings import LocalTraining
 from tests.helpers import Cohorts, Ticks, blobs_simulation, quadratic_run
 
 CENTRES = [[4, 0], [0, 8], [-4, 4], [100, 100]]

@@ -9,9 +9,9 @@ import torch
 
 from fedsim.algorithms import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 from fedsim.algorithms.base import RoundInfo
-from fedsim.mixing import Uniform
+from fedsim.network.mixing import Uniform
+from fedsim.network.topology import Complete
 from fedsim.protocols import Gossip
-from fedsim.topology import Complete
 from tests.helpers import Cohorts, blobs_simulation, quadratic_run
 
 EVERY = [FedAvgM(momentum=0.5), FedAdagrad(), FedAdam(), FedAdam(bias_correction="adam"), FedYogi(rate=0.1)]

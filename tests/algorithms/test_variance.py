@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from fedsim.algorithms import FedAU, FedAvg, VarianceCorrection
-from fedsim.mixing import OwnShare
+from fedsim.network.mixing import OwnShare
+from fedsim.network.topology import Complete
 from fedsim.parameters import Layout
 from fedsim.protocols import Gossip
-from fedsim.topology import Complete
 from tests.helpers import Cohorts, quadratic_run
 
 # one step of rate 1/2 from 0: the models to mix are (2, -2), (6, 0), (0, 8), with variances 4, 9, 16

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedsim.analysis.curves import run_curves
 from fedsim.recording.recorder import Recorder
 
 FINAL = {"fedavg": 0.72, "fedau": 0.81, "fedspeed": 0.84}
@@ -52,7 +53,7 @@ def _write_run(
     folder: Path, config: dict, values: list[float], every: int = 10, end: str = "done", overrides=(), scope="server", picture=False
 ) -> Path:
     """One run with an evaluation each `every` rounds. end: done, diverged, failed, killed; picture: let the
-    recorder finish, which takes longest for its picture."""
+    recorder finish, with the picture that a simulation has drawn."""
     recorder = Recorder(folder, config, overrides)
     recorder.start()
     for number, value in enumerate(values):
@@ -62,7 +63,7 @@ def _write_run(
     elif end == "diverged":
         recorder.status("diverged", "the loss is not finite")
     elif end == "done":
-        recorder.finish({}) if picture else recorder.status("done")
+        recorder.finish({}, draw=run_curves) if picture else recorder.status("done")
     recorder._close()
     return folder
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-import fedsim
 from fedsim import rng
 from fedsim.data.allocation import log_dirichlet
 from fedsim.data.partition import Dirichlet, DirichletPrior, Iid, Natural, Partition, Pathological, Quantity
 from fedsim.errors import ConfigError
+from tests.paths import CONF
 
-CONF = Path(fedsim.__file__).parent / "conf" / "partition"
+OPTIONS = CONF / "partition"
 seeds = st.integers(0, 2**32)
 alphas = st.sampled_from([1e-300, 1e-3, 0.1, 1.0, 100.0, 1e300])
 few = settings(max_examples=40, deadline=None)
@@ -250,7 +248,7 @@ def test_iid_and_quantity_divide_regression_data():
 
 def test_every_option_says_what_it_is_and_repeats_the_defaults():
     found = set()
-    for path in CONF.glob("*.yaml"):
+    for path in OPTIONS.glob("*.yaml"):
         text = path.read_text()
         values = yaml.safe_load(text)
         module, name = values.pop("_target_").rsplit(".", 1)

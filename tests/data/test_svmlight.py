@@ -1,14 +1,13 @@
 """Data sets in svmlight form."""
 
 import bz2
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedsim.data import SvmLight
 from fedsim.errors import ConfigError
+from tests.paths import DATA
 
 TRAIN = "-1 1:0.5 3:2\n+1 2:1.5 # a comment\n-1 1:1 2:1 3:1\n+1 3:-4\n"
 TEST = "+1 1:7\n-1 2:0.25\n"
@@ -73,7 +72,7 @@ def test_refused_names(tmp_path):
 
 @pytest.mark.parametrize(("name", "shape", "positive"), [("ijcnn1", (49_990, 22), 4_853), ("a9a", (32_561, 123), 7_841)])
 def test_the_real_files(name, shape, positive):
-    root = Path(os.environ.get("FEDSIM_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    root = DATA
     if not (root / "libsvm" / f"{name}.bz2").exists():
         pytest.skip(f"{name} is not here")
     data = SvmLight(name=name, root=str(root), features=shape[1], validation=0.0).load(0)

@@ -23,14 +23,14 @@ from fedsim.data.bundled import Digits
 from fedsim.data.partition import Dirichlet
 from fedsim.engine.base import Engine
 from fedsim.engine.inprocess import InProcess
-from fedsim.evaluation import Evaluation
-from fedsim.local import LocalTraining
+from fedsim.evaluation.evaluator import Evaluation
 from fedsim.models import MLP
+from fedsim.network.topology import Ring
 from fedsim.participation import Participation, Uniform
 from fedsim.protocols import Gossip
 from fedsim.recording.checkpoints import Checkpoint
-from fedsim.simulation import Simulation
-from fedsim.topology import Ring
+from fedsim.simulation.simulation import Simulation
+from fedsim.training import LocalTraining
 
 START, TRAINING, EXCHANGE, EVALUATION, CHECKPOINT = PHASES = "start", "training", "exchange", "evaluation", "checkpoint"
 SOME = {TRAINING: 5, EXCHANGE: 5}  # calls after which a worker has done some of its jobs of a round, and not all

@@ -11,6 +11,7 @@ import pytest
 
 from fedsim.engine import arena as arena_file
 from fedsim.engine.arena import Arena, ArraySpec, SharedArena
+from tests.paths import REPOSITORY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is used on Linux")
 SPECS = {
@@ -122,7 +123,7 @@ models = SharedArena({"models/0": ArraySpec((2, 3))}, pathlib.Path(sys.argv[1]))
 assert models[0].tolist() == [5, 5, 5]
 models[1] = 6
 """
-    subprocess.run([sys.executable, "-c", code, str(arena.folder)], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code, str(arena.folder)], check=True, cwd=REPOSITORY)
     assert arena["models/0"][1].tolist() == [6, 6, 6]
     arena.close()
 

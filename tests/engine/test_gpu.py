@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,14 +13,15 @@ from fedsim.config.composition import compose
 from fedsim.data import Synthetic
 from fedsim.data.partition import Iid
 from fedsim.engine.inprocess import InProcess
-from fedsim.local import LocalTraining
-from fedsim.metrics import ClientSpread
+from fedsim.evaluation import ClientSpread
 from fedsim.models import LeNet, ResNet18
 from fedsim.participation import Full
+from fedsim.training import LocalTraining
 from tests.helpers import blobs_simulation
+from tests.paths import CONF
 from tests.pretended_gpu import pretended_gpu
 
-PRESETS = sorted(path.stem for path in (Path(fedsim.__file__).parent / "conf" / "algorithm").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml"))
 SMALL = ["data=synthetic", "data.samples=400", "data.test=40", "partition=iid", "partition.clients=12", "rounds=2"]
 SMALL += ["model=mlp", "model.hidden=[8]", "local.batch_size=4"]
 GPU = InProcess(device="cuda:0")

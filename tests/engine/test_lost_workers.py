@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +13,10 @@ from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
 from fedsim.recording.checkpoints import Checkpoint
 from tests.engine.faulty import EVALUATION, EXCHANGE, PHASES, SOME, START, TRAINING, Fault, faulty_simulation, state_of
+from tests.paths import REPOSITORY
 
 pytestmark = [pytest.mark.xdist_group("ray")]
-ROOT = Path(__file__).parents[2]
+ROOT = REPOSITORY
 SERVER_PHASES = tuple(phase for phase in PHASES if phase != EXCHANGE)
 
 

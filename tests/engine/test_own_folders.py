@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.engine import arena as arena_file
-from fedsim.engine import own_folders
+from fedsim.engine import arena as arena_file, own_folders
 from fedsim.engine.own_folders import OwnFolder, is_own, remove_abandoned
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such places")

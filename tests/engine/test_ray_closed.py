@@ -18,9 +18,10 @@ import pytest
 
 from fedsim.engine.ray import ENVIRONMENT
 from tests.engine.faulty import TRAINING, Fault, faulty_simulation
+from tests.paths import REPOSITORY
 
 pytestmark = [pytest.mark.xdist_group("ray")]
-ROOT = Path(__file__).parents[2]
+ROOT = REPOSITORY
 RUN = """
 import pathlib, sys
 from fedsim.engine.ray import Ray

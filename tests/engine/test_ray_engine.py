@@ -11,24 +11,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 
 from fedsim.algorithms import FedAU, FedSpeed, VarianceCorrection
-from fedsim.engine import arena as arena_file
-from fedsim.engine import ray_session as session_file
-from fedsim.engine.dealing import deal
+from fedsim.engine import arena as arena_file, ray_session as session_file
 from fedsim.engine.ray import Ray
+from fedsim.engine.scheduling import deal
 from fedsim.errors import ConfigError
-from fedsim.evaluation import Evaluation
-from fedsim.local import LocalTraining
-from fedsim.local.vmapped import TRACED_AFTER
-from fedsim.metrics import Objective
+from fedsim.evaluation import Objective
+from fedsim.evaluation.evaluator import Evaluation
+from fedsim.network.topology import Ring
 from fedsim.participation import Bernoulli, Uniform
 from fedsim.protocols import Gossip
-from fedsim.topology import Ring
+from fedsim.training import LocalTraining
+from fedsim.training.vectorised import TRACED_AFTER
 from tests.helpers import blobs_simulation
+from tests.paths import REPOSITORY
 
 SERVER = {  # vectors of every kind: kept state, momentum, shared vectors, two channels, empty clients of a cohort
     "client": FedSpeed(),
@@ -196,7 +195,7 @@ except ConfigError as error:
 def join(address: str, folder: Path) -> str:
     """What another process prints that runs a simulation twice on the Ray session at `address`."""
     command = [sys.executable, "-c", JOIN, address, str(folder)]
-    return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 @pytest.mark.parametrize("address", ["{}", "ray://{}", "nonsense", "local", "auto"])

@@ -9,15 +9,15 @@ import torch
 from fedsim.algorithms import FedAvg, FedSpeed
 from fedsim.data.dataset import Split
 from fedsim.engine import InProcess
-from fedsim.engine import worker as worker_file
 from fedsim.engine.inprocess import InProcessSession
-from fedsim.engine.task import TrainJob
 from fedsim.errors import ConfigError
-from fedsim.local import LocalTraining
-from fedsim.local.examples import Examples
+from fedsim.network.topology import Ring
 from fedsim.participation import Uniform
 from fedsim.protocols import Gossip
-from fedsim.topology import Ring
+from fedsim.rounds import worker as worker_file
+from fedsim.rounds.jobs import TrainJob
+from fedsim.training import LocalTraining
+from fedsim.training.examples import Examples
 from tests.helpers import Blobs, Cohorts, Ticks, blobs_simulation
 
 
@@ -70,7 +70,7 @@ def test_state_is_kept_for_those_who_took_part_and_nobody_else():
         first = ticks.kept("rule.dual")
         ticks.run()
         second = ticks.kept("rule.dual")
-        assert (ticks.rounds.kept.row >= 0).tolist() == [False, True, False, False, True, False, True, False]
+        assert (ticks.rounds.clients.rows.row >= 0).tolist() == [False, True, False, False, True, False, True, False]
     assert np.flatnonzero(first.any(axis=1)).tolist() == [1, 4]
     assert np.flatnonzero(second.any(axis=1)).tolist() == [1, 4, 6]
     assert np.array_equal(second[1], first[1]) and not np.array_equal(second[4], first[4])

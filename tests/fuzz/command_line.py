@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot  # noqa: F401 - makes its list of fonts now, when nothing is watched
 from hypothesis import strategies as st
 
-from fedsim.cli import main
+from fedsim.cli.main import main
 from tests.fuzz.configurations import OPTIONS, SETTINGS, TYPED, override, tiny
 from tests.fuzz.harness import Failure, Target, check_line
 from tests.fuzz.options import TINY

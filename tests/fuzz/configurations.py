@@ -17,9 +17,9 @@ from fedsim.data import Synthetic
 from fedsim.data.partition import Iid
 from fedsim.errors import ConfigError
 from fedsim.models import LogisticRegression
+from fedsim.network.topology import Ring
 from fedsim.protocols import Gossip
-from fedsim.recording.describe import describe
-from fedsim.topology import Ring
+from fedsim.recording.descriptions import describe
 from tests.fuzz.fitting import settings_for
 from tests.fuzz.harness import Target
 from tests.fuzz.options import TINY, classes, options, settings
@@ -36,7 +36,7 @@ _GRAMMAR = [
 _PATHS = [
     *"nowhere.X fedsim fedsim.data fedsim.nothing fedsim.algorithms.FedAvg fedsim.models.MLP fedsim.data.Digits math.sqrt math.pi".split(),
     *"builtins.print builtins.dict builtins.type os.getcwd sys.exit a..b .a a. 3 null [1] json.loads typing.Any tests".split(),
-    *"torch.nn.Identity torch.nn.Linear collections.OrderedDict fedsim.data.dataset.DataSource fedsim.topology.Topology".split(),
+    *"torch.nn.Identity torch.nn.Linear collections.OrderedDict fedsim.data.dataset.DataSource fedsim.network.topology.Topology".split(),
     "",
 ]
 _KEYS = [*PLAIN, *sorted(GROUPS), METRICS, *"hydra hydra.job.name hydra/launcher hydra.nothing nothing a.b.c . data/ data@x @".split(), ""]

@@ -43,7 +43,7 @@ def values_for(annotation: Any, default: Any = None) -> st.SearchStrategy:
 
 
 def settings_for(target: Any, defaults: dict[str, Any], most: int = 4) -> st.SearchStrategy:
-    """Some settings of a class, by name. defaults: as `target_defaults` tells them."""
+    """Some settings of a class, by name. defaults: as `defaults_of` tells them."""
     fields = getattr(target, "__pydantic_fields__", {})
     known = {name: values_for(fields[name].annotation if name in fields else None, default) for name, default in defaults.items()}
     needed = {name: values for name, values in known.items() if defaults[name] == "???"}

@@ -27,6 +27,7 @@ import hypothesis
 from hypothesis.strategies import SearchStrategy
 
 from fedsim.errors import ConfigError
+from fedsim.recording.signature import own_key
 
 SECONDS = 120  # a case that takes longer hangs; the slowest take well under one
 MEMORY = 3 << 29  # bytes that a case may ask for
@@ -125,6 +126,8 @@ def _guarded(folder: Path) -> Iterator[None]:
     def alarm(*_: object) -> None:
         raise _Hang
 
+    with contextlib.suppress(OSError):
+        own_key(make=True)  # made once for a user, and not in the case's folder
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     here, bytecode, handler = os.getcwd(), sys.dont_write_bytecode, signal.signal(signal.SIGALRM, alarm)
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from fedsim.config.building import GROUPS, METRICS, PRESETS, locate, target_defaults
+from fedsim.component import defaults_of
+from fedsim.config.building import GROUPS, METRICS, PRESETS, locate
 from fedsim.config.options import find_options
 
 NEAR = ("digits", "synthetic", "npz", "heart_disease", "har", "shakespeare")  # data sets that are never downloaded
@@ -49,7 +50,7 @@ def classes() -> dict[str, list[tuple[Any, dict[str, Any]]]]:
                 continue
             target = locate(node["_target_"], group)
             if all(target is not known for known, _ in found.setdefault(group, [])):
-                found[group].append((target, target_defaults(target) or {}))
+                found[group].append((target, defaults_of(target) or {}))
     return found
 
 

@@ -13,9 +13,9 @@ import pandas
 import scipy.io
 from hypothesis import strategies as st
 
-from fedsim.graph_files import read_graph
+from fedsim.network.graph_files import read_graph
+from fedsim.network.topology import GraphFile
 from fedsim.participation import Bernoulli, Population, Trace
-from fedsim.topology import GraphFile
 from tests.fuzz.damage import damaged_files
 from tests.fuzz.harness import Failure, Target
 from tests.fuzz.values import TOKENS

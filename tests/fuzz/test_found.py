@@ -21,9 +21,9 @@ from fedsim.data.cifar import read_batch
 from fedsim.data.partition import Iid
 from fedsim.errors import ConfigError
 from fedsim.models import MLP
+from fedsim.network.topology import ErdosRenyi, GraphFile, StochasticBlocks
 from fedsim.participation import Bernoulli, Trace
 from fedsim.protocols import Gossip
-from fedsim.topology import ErdosRenyi, GraphFile, StochasticBlocks
 from tests.data.formats import OFFLINE, cifar_batches, python2_batch, write_mosaic
 from tests.fuzz.data_files import load, npz
 from tests.fuzz.harness import Target, run_case

@@ -7,9 +7,9 @@ import pytest
 
 from fedsim.algorithms import FedAU, FedAvg, FedSpeed
 from fedsim.data.partition import Iid
-from fedsim.local.settings import LocalTraining
 from fedsim.participation import Bernoulli
-from fedsim.simulation import Simulation
+from fedsim.simulation.simulation import Simulation
+from fedsim.training.settings import LocalTraining
 from tests.helpers import Cohorts, Point, Quadratics, Ticks, algorithms, blobs_simulation, quadratic_run
 
 EVERYONES_DUALS = ("fedspeed", "feddyn", "fedspeed_fedau", "fedsmoo")  # the server adds the mean of all clients' duals every round

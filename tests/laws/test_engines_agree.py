@@ -5,9 +5,9 @@ import pytest
 
 from fedsim.algorithms import ClientRule, FedAvg, FedSpeed
 from fedsim.engine.ray import Ray
-from fedsim.local.settings import LocalTraining
+from fedsim.network.topology import BarabasiAlbert
 from fedsim.protocols import Gossip
-from fedsim.topology import BarabasiAlbert
+from fedsim.training.settings import LocalTraining
 from tests.helpers import Cohorts, Heavy, algorithms, blobs_simulation, mlp
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("ray_session")]

@@ -7,12 +7,12 @@ import pytest
 
 from fedsim.algorithms import FedAU, FedAvg, VarianceCorrection
 from fedsim.data.partition import Natural
-from fedsim.local.settings import LocalTraining
-from fedsim.mixing import Metropolis, OwnShare, Uniform
+from fedsim.network.mixing import Metropolis, OwnShare, Uniform
+from fedsim.network.topology import BarabasiAlbert, Complete, RandomRegular, Ring, Star
 from fedsim.participation import Bernoulli
 from fedsim.protocols import Gossip
-from fedsim.simulation import Simulation
-from fedsim.topology import BarabasiAlbert, Complete, RandomRegular, Ring, Star
+from fedsim.simulation.simulation import Simulation
+from fedsim.training.settings import LocalTraining
 from tests.helpers import (
     Point,
     Quadratics,

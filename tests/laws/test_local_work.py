@@ -7,10 +7,10 @@ import pytest
 
 from fedsim.algorithms import FedAvg, FedSpeed
 from fedsim.data.partition import Iid
-from fedsim.local.settings import LocalTraining
+from fedsim.network.topology import Complete
 from fedsim.protocols import Gossip
-from fedsim.simulation import Simulation
-from fedsim.topology import Complete
+from fedsim.simulation.simulation import Simulation
+from fedsim.training.settings import LocalTraining
 from tests.helpers import Cohorts, Point, Quadratics, Ticks, algorithms, blobs_simulation, quadratic_run
 
 CENTRES, COPIES = [[16, 0], [0, 32], [-8, 8], [64, 64]], [1, 3, 2, 4]

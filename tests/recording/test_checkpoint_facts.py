@@ -8,11 +8,11 @@ import pytest
 
 from fedsim.algorithms import FedAU, FedSpeed
 from fedsim.errors import ConfigError
+from fedsim.network.topology import Ring
 from fedsim.protocols import Walk
 from fedsim.recording.checkpoint_file import BadCheckpoint, load, save
 from fedsim.recording.checkpoints import Checkpoint
-from fedsim.topology import Ring
-from tests.test_checkpoint_resume import ROUNDS, hashes, simulation, stopped
+from tests.recording.test_checkpoint_resume import ROUNDS, hashes, simulation, stopped
 
 PARTS = {"client": FedSpeed(), "aggregator": FedAU()}  # what clients keep, and what is kept per link
 

@@ -17,7 +17,7 @@ from fedsim.recording.files import write_atomic
 from fedsim.recording.folder import Folder, LinkError, read_inside
 from fedsim.schedules import Refined
 from tests.helpers import blobs_simulation
-from tests.test_checkpoint_resume import ROUNDS, hashes, simulation, stopped
+from tests.recording.test_checkpoint_resume import ROUNDS, hashes, simulation, stopped
 
 OWN = b"my thesis\n" * 1000
 

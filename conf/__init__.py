@@ -1,0 +1,1 @@
+"""Hydra's groups and their options, YAML alone: setuptools packages what it can take for a module."""

@@ -1,0 +1,1 @@
+"""The command line: `fedsim run`, `list`, `compare`, `tune`, `check` and `demo`."""

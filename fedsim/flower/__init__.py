@@ -1,0 +1,5 @@
+"""Bridges to Flower, which is imported in this package alone; needs the extra `fedsim[flower]`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+from .strategy import (
+    InProcessGrid as InProcessGrid,
+    as_strategy as as_strategy,
+)

@@ -1,0 +1,5 @@
+"""Local training: settings, batches, gradients and the loop over local steps."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
