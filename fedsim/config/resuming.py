@@ -63,7 +63,7 @@ def resume(
     if own and not inside:
         import_from_here()
     if inside and not trusted:
-        _refuse_ray(settings)
+        _refuse_cluster(settings)
     if (state := state_of(folder)) in FINISHED:
         print(_ending(folder, str(state), settings), flush=True)
     else:
@@ -201,12 +201,13 @@ def _tell(
             _say(f"{where}, and has the run read {key}={cut(one_line(repr(value)))}")
 
 
-def _refuse_ray(settings: Settings) -> None:
-    """Ray has its workers look for modules in the driver's current folder, and there first."""
+def _refuse_cluster(settings: Settings) -> None:
+    """A Ray cluster has its workers look for modules in the driver's current folder, and there first; a
+    session of fedsim's own does not (`fedsim.engine.ray_private`)."""
     engine = settings.config.get("engine")
-    name = str(engine.get("_target_")) if isinstance(engine, dict) else ""
+    address = engine.get("address") if isinstance(engine, dict) else None
     accepted = "its workers would import what lies in this folder; go on from outside of it: resume=FOLDER"
-    require(name.rpartition(".")[2] != "Ray", "engine", "ray", accepted)
+    require(address is None, "engine.address", address, accepted)
 
 
 def _ending(folder: Path, state: str, settings: Settings) -> str:

@@ -15,6 +15,7 @@ import os
 import pickle
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,8 @@ class Host:
     of their sockets.
     """
 
-    def __init__(self, number: int, folder: Path | None, counts: Path | None) -> None:
+    def __init__(self, number: int, folder: Path | None, counts: Path | None, importing: list[str]) -> None:
+        sys.path += [place for place in importing if place and place not in sys.path]  # last: they stand for no library
         self.number, self.folder, self.counts = number, folder, counts
 
     def start(self, task: Task, make_worker: MakeWorker) -> Greeting | Failure:

@@ -10,8 +10,9 @@ import contextlib
 import os
 import secrets
 import sys
+import sysconfig
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def start_private(**settings: Any) -> None:
             with _token(), _alone():
                 temporary = str(folder.path / RAY_FOLDER)
                 own = {"address": "local", "include_dashboard": False, "_temp_dir": temporary}
+                own["job_config"] = _job_config()
                 ray.init(**{**own, **settings})
                 _at_its_end(end)
         except BaseException:
@@ -59,6 +61,32 @@ def start_private(**settings: Any) -> None:
                 ray.shutdown()
             end()
             raise
+
+
+class _Folders(list):
+    """Folders that workers look into before their libraries. Ray adds the current one, in which a
+    file of somebody's would stand for a library; kept are those where this process does so too, and
+    where fedsim lies. The others are handed to workers to look into last (`fedsim.engine.ray.Host`)."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        first = [os.path.realpath(place) for place in sys.path[: _libraries_begin()]]
+        first.append(os.path.realpath(Path(__file__).parents[2]))
+        super().extend(folder for folder in folders if os.path.realpath(folder) in first)
+
+
+def _libraries_begin() -> int:
+    """Where in this process' list of folders to import from the installed packages begin."""
+    installed = sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")
+    found = (place for place, folder in enumerate(sys.path) if folder in installed)
+    return next(found, len(sys.path))
+
+
+def _job_config() -> Any:
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._py_driver_sys_path = _Folders()
+    return config
 
 
 def hide_token() -> None:

@@ -141,7 +141,7 @@ class RaySession(Session):
         return done[0] if done else None
 
     def _start(self, number: int) -> None:
-        actor = self.actor.remote(number, *self.folders)
+        actor = self.actor.remote(number, *self.folders, sys.path)
         self.starting[actor.start.remote(self.shared_task, self.make_worker)] = Hosted(number, actor)
 
     def _welcome(self, reference) -> None:

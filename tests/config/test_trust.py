@@ -18,6 +18,7 @@ from fedsim.config.trust import check_targets, own_class, take_trusted
 from fedsim.errors import ConfigError
 from fedsim.recording.signature import is_signed, key_folder, own_key, signature_of
 from tests.cli.test_resume import TINY, fail_in_round
+from tests.paths import REPOSITORY
 
 NET = """
 from pathlib import Path
@@ -72,8 +73,7 @@ def refused(capfd, *typed: str) -> str:
 
 def fedsim(folder: Path, *typed: str, module: bool = False) -> subprocess.CompletedProcess:
     """A command in a process of its own, as the installed command or as `python -m fedsim`."""
-    package = Path(main.__code__.co_filename).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = "import sys; sys.path.remove(''); from fedsim.cli.main import main; sys.exit(main())"
     start = ["-m", "fedsim"] if module else ["-c", command]
     return subprocess.run(
@@ -415,10 +415,26 @@ def test_modules_in_an_own_run_folder_that_came_later_are_not_imported(here, tmp
 
 
 @pytest.mark.parametrize("folder", ["run", "sent"])
-def test_workers_do_not_start_within_a_run_folder(folder, here, capfd, monkeypatch):
+def test_workers_of_a_cluster_do_not_start_within_a_run_folder(folder, here, capfd, monkeypatch):
     monkeypatch.chdir(here / folder)
-    line = refused(capfd, "resume=.", "engine=ray")
-    assert line.startswith("engine='ray': its workers would import what lies in this folder")
+    line = refused(capfd, "resume=.", "engine=ray", "engine.address=127.0.0.1:1")
+    assert line.startswith("engine.address='127.0.0.1:1': its workers would import what lies in this folder")
+
+
+@pytest.mark.parametrize("module", [False, True], ids=["command", "module"])
+def test_what_lies_in_the_current_folder_stands_for_no_library_of_rays_workers(here, tmp_path, module):
+    """And what is the user's own is found there."""
+    (here / "work").mkdir()
+    marker = tmp_path / "marker"
+    marker.mkdir(exist_ok=True)
+    for name in ("scipy", "pandas", "colorama"):
+        (here / "work" / f"{name}.py").write_text(f"open({str(marker / name)!r}, 'w')\nraise ImportError({name!r})\n")
+    (here / "work" / "own_net_of_a_test.py").write_text(NET.format(marker=str(marker / "own")))
+    typed = [part for part in TINY if not part.startswith("model")]
+    command = ["run", *typed, "model._target_=own_net_of_a_test.net", "engine=ray", "engine.workers=1", "hydra.run.dir=run"]
+    done = fedsim(here / "work", *command, module=module)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert [path.name for path in marker.iterdir()] in ([], ["own"])
 
 
 def test_modules_of_the_current_folder_stand_for_no_library_of_a_run(here, tmp_path):

@@ -218,7 +218,7 @@ def test_a_run_without_a_folder_has_nothing_to_go_on_from():
     ("parts", "message"),
     [
         ({"seed": 1}, r"^seed=1: the run in .* has 0; accepted is the same, or another folder$"),
-        ({"aggregator": FedAU(cutoff=3)}, r"^aggregator\._target_='fedsim.algorithms.fedau.FedAU': the run in .* has 'fedsim"),
+        ({"aggregator": FedAU(cutoff=3)}, r"^aggregator\._target_='fedsim.algorithms.FedAU': the run in .* has 'fedsim"),
         ({"evaluation": Evaluation(every=1)}, r"^evaluation\.every=1: the run in .* has 2"),
         ({"participation": Markov(probability=0.25)}, r"^participation\.probability=0\.25: "),
     ],
@@ -232,7 +232,7 @@ def test_other_settings_are_refused_and_nothing_is_touched(tmp_path, parts, mess
 
 
 class NotNow(InProcess):
-    def open(self, task):
+    def open(self, task, make_worker):
         raise ConfigError("engine", "not now", "another engine")
 
 

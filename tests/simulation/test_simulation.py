@@ -211,7 +211,7 @@ def test_an_error_in_a_round_keeps_the_rows_before_it(tmp_path, error):
 
 
 class NeverOpened(InProcess):
-    def open(self, task):
+    def open(self, task, make_worker):
         raise AssertionError("the engine was started")
 
 
