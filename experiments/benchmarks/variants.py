@@ -272,7 +272,7 @@ def _apart(simulations: list) -> None:
 
 
 def _together(simulations: list) -> None:
-    from fedsim.simulation.seeds import run_together
+    from fedsim.simulation.batched_seeds import run_together
 
     for result in run_together(simulations):
         if isinstance(result, BaseException):

@@ -14,7 +14,7 @@ from fedsim.analysis import Comparison, compare
 from fedsim.analysis.labels import place_runs
 from fedsim.analysis.runs import load_runs
 from fedsim.protocols.server import ServerPlan
-from fedsim.recording.run_folders import find_runs
+from fedsim.recording.find_runs import find_runs
 
 BASELINE = "average_participating"
 Cell = dict[tuple[str, str], str]

@@ -20,7 +20,7 @@ from fedsim.analysis import rounds_per_node
 from fedsim.analysis.comparison import t_interval
 from fedsim.config.building import Settings, build
 from fedsim.network.topology import second_largest_modulus
-from fedsim.recording.run_folders import find_runs
+from fedsim.recording.find_runs import find_runs
 
 TARGETS = (0.8, 0.85, 0.9)
 MAIN = 0.8

@@ -17,7 +17,7 @@ from theory import Problem
 
 import fedsim
 from fedsim.config.building import Settings, build
-from fedsim.recording.run_folders import find_runs
+from fedsim.recording.find_runs import find_runs
 
 FITTED = 2000  # first round of the fits
 REGIMES = {0.6: "beta = o(gamma)", 0.8: "beta = gamma", 1.0: "gamma = o(beta)"}  # by a, for b = 0.8

@@ -18,7 +18,7 @@ import fedsim
 from fedsim.analysis import rounds_to_target
 from fedsim.analysis.comparison import t_interval
 from fedsim.config.building import Settings, build
-from fedsim.recording.run_folders import find_runs
+from fedsim.recording.find_runs import find_runs
 
 PLATEAU, TARGET = 0.2, 0.8
 SETTING = ["graph", "nodes", "degree", "depth"]

@@ -24,7 +24,7 @@ import numpy as np
 from fedsim.errors import ConfigError, require
 from fedsim.recording.files import finite, nested, read_json, read_yaml, write_atomic
 from fedsim.recording.identity import telling
-from fedsim.recording.rows import read_table
+from fedsim.recording.metric_rows import read_table
 
 if TYPE_CHECKING:
     import pandas as pd

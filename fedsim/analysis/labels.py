@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import ConfigError
-from fedsim.recording.rows import COLUMNS
+from fedsim.recording.metric_rows import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.recording.rows import COLUMNS, read_table
-from fedsim.recording.run_folders import find_runs
+from fedsim.recording.find_runs import find_runs
+from fedsim.recording.metric_rows import COLUMNS, read_table
 
 if TYPE_CHECKING:
     import pandas as pd

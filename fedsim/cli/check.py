@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from fedsim.cli.arguments import Parser
 from fedsim.errors import require
 
 
-def main(arguments: Sequence[str], parser_class: Any) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Compare a run with a golden file, or make one; exit code 0: within tolerance, 1: moved. Raises ConfigError."""
-    parser = parser_class(
+    parser = Parser(
         prog="fedsim check",
         description="Compare the curves of a finished run with those kept in a golden file, round by round, or keep them.",
         epilog="The tolerance is measured from the runs given with --write: of the same seed and another local.execution or machine, what "

@@ -11,13 +11,15 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from fedsim.analysis.tuning import RATES, Point, Range, Runner, Tuned, tune
+from fedsim.cli.arguments import Parser
 from fedsim.config.building import Settings, build
 from fedsim.config.composition import compose
 from fedsim.config.from_python import simulate_many
 from fedsim.config.sweeps import check_name
+from fedsim.config.trust import import_from_here
 from fedsim.errors import ConfigError, require
 from fedsim.recording.files import write_atomic
 
@@ -41,6 +43,7 @@ RUNNER = Runner(compose, lambda config: build(Settings(dict(config))), simulate_
 
 def main(arguments: list[str]) -> int:
     """Run the command. Returns the exit code: 1 if no step size could be chosen for some algorithm, or runs failed. Raises ConfigError."""
+    import_from_here()
     options = _parse(arguments)
     algorithms = [value for each in options.overrides if each.startswith("algorithm=") for value in each[len("algorithm=") :].split(",")]
     overrides = [each for each in options.overrides if not each.startswith("algorithm=")]
@@ -80,7 +83,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="fedsim tune", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(prog="fedsim tune", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for fedsim run; algorithm=A,B tunes several")
     rates = "exponents of ten: -2:0 is 0.01 to 1 in quarter decades"
     parser.add_argument("--client-rates", metavar="LOW:HIGH", help=f"of local.rate, {rates}")
@@ -205,10 +208,3 @@ def _write(found: list[Tuned], folder: Path) -> None:
         settings = [f"{group}: {{{name}: {rate:g}}}" for group, name, rate in keys]
         text = "\n".join(["# @package _global_", f"# step sizes that fedsim tune chose for {tuned.algorithm}: {value}", *settings])
         write_atomic(path, f"{text}\n".encode())
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help shows what is accepted\n")

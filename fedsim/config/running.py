@@ -12,7 +12,7 @@ from fedsim.config.building import Settings, build, in_settings
 from fedsim.config.sweeps import claimed, digest, file_name, job_folder, job_key, same_run, state_of, stored_summary
 from fedsim.errors import ConfigError, one_line
 from fedsim.recording.files import shown
-from fedsim.recording.run_folders import find_runs
+from fedsim.recording.find_runs import find_runs
 from fedsim.simulation.result import FINISHED
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run_seeds(settings: Settings, folders: Sequence[Path], progress: bool | None
     record: also what was refused, as a run that has failed, and raise nothing. The mean of the runs' main values. Raises what the first
     that failed has raised, when all have ended.
     """
-    from fedsim.simulation.seeds import run_together
+    from fedsim.simulation.batched_seeds import run_together
 
     each = list(zip(settings.of_each_seed(), folders, strict=True))
     values, left = [], []

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from fedsim.engine.arena import Arena, ArraySpec, Rows
-from fedsim.engine.faults import LostWorker
+from fedsim.engine.worker_errors import LostWorker
 from fedsim.errors import require
 
 

@@ -10,7 +10,7 @@ import torch
 from fedsim.component import component
 from fedsim.engine.arena import Arena
 from fedsim.engine.base import Engine, Job, MakeWorker, Session, Task
-from fedsim.engine.faults import SMALLER, memory_advice
+from fedsim.engine.worker_errors import SMALLER, memory_advice
 
 WORTH_A_THREAD = 1 << 24  # products of a job, some 5 ms
 

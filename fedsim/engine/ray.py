@@ -23,11 +23,11 @@ from fedsim.component import NonNegativeInt, Positive, PositiveInt, component
 from fedsim.engine.arena import Arena, ArraySpec, SharedArena
 from fedsim.engine.base import Engine, MakeWorker, Session, Task
 from fedsim.engine.connection import answered, listener
-from fedsim.engine.faults import Failure
 from fedsim.engine.own_folders import is_own
 from fedsim.engine.processes import Greeting, process_namespace
 from fedsim.engine.ray_private import hide_token, start_private
 from fedsim.engine.ray_session import DONE, LINE, RaySession
+from fedsim.engine.worker_errors import Failure
 from fedsim.errors import ConfigError, require
 
 ANSWER_SECONDS = 5  # until somebody answers at the address of a cluster

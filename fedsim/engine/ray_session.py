@@ -22,9 +22,9 @@ import numpy as np
 from fedsim.engine.arena import Arena, ArraySpec, SharedArena
 from fedsim.engine.base import Job, MakeWorker, Session, Task
 from fedsim.engine.connection import LONGEST, dial
-from fedsim.engine.faults import SMALLER, Failure, LostWorker, WorkersLost, memory_advice
 from fedsim.engine.processes import Hosted, killed_for_memory
 from fedsim.engine.scheduling import at_once, deal
+from fedsim.engine.worker_errors import SMALLER, Failure, LostWorker, WorkersLost, memory_advice
 
 if TYPE_CHECKING:
     from fedsim.engine.ray import Ray

@@ -9,13 +9,13 @@ from .loggers import (
     NoLogger as NoLogger,
     TensorBoard as TensorBoard,
 )
+from .metric_rows import (
+    COLUMNS as COLUMNS,
+    Rows as Rows,
+    read_table as read_table,
+)
 from .progress import RoundProgress as RoundProgress
 from .recorder import (
     Recorder as Recorder,
     versions as versions,
-)
-from .rows import (
-    COLUMNS as COLUMNS,
-    Rows as Rows,
-    read_table as read_table,
 )

@@ -16,7 +16,7 @@ import numpy as np
 from fedsim.errors import cut, one_line
 from fedsim.reading import TooLargeError
 from fedsim.recording.files import why, write_inside
-from fedsim.recording.folder import Folder, LinkError
+from fedsim.recording.no_links import Folder, LinkError
 
 FORMAT = 1  # of what the arrays mean; another number is refused
 _KEY = "fedsim_checkpoint"

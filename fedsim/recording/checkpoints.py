@@ -18,13 +18,13 @@ import numpy as np
 from fedsim.component import PositiveInt, component
 from fedsim.errors import ConfigError, cut, one_line
 from fedsim.reading import raised
-from fedsim.recording.checkpoint_arrays import check_arrays, check_fit
+from fedsim.recording.checkpoint_checks import check_arrays, check_fit
 from fedsim.recording.checkpoint_file import BadCheckpoint, Facts, load, save
 from fedsim.recording.files import read_yaml, shown, why
-from fedsim.recording.folder import Folder, read_inside
 from fedsim.recording.identity import first_key, settings_key
+from fedsim.recording.metric_rows import MOST_ROWS
+from fedsim.recording.no_links import Folder, read_inside
 from fedsim.recording.recorder import CHECKPOINTS, ROWS, Recorder, checkpoint_names, versions
-from fedsim.recording.rows import MOST_ROWS
 
 
 @component

@@ -12,7 +12,7 @@ from typing import Any
 
 from fedsim.errors import ConfigError
 from fedsim.reading import raised, read_file
-from fedsim.recording.folder import Folder, read_inside
+from fedsim.recording.no_links import Folder, read_inside
 
 MOST_YAML, MOST_JSON = 4 << 20, 16 << 20  # bytes of a file, of which at worst 0.8 GB of objects are made
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

@@ -22,7 +22,7 @@ class Logger:
         self.start(folder, config)
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take the rows of one evaluation (see fedsim.recording.rows)."""
+        """Take the rows of one evaluation (see fedsim.recording.metric_rows)."""
         raise NotImplementedError("a logger takes rows")
 
     def close(self) -> None:

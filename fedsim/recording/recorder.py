@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 from fedsim.errors import ConfigError
 from fedsim.reading import raised
 from fedsim.recording.files import MOST_JSON, json_bytes, plain, read_yaml, remove_temporaries, shown, why, write_atomic, yaml_bytes
-from fedsim.recording.folder import Folder
 from fedsim.recording.identity import FORMAT
 from fedsim.recording.loggers import Logger
-from fedsim.recording.row_file import RowFile
-from fedsim.recording.rows import Rows, json_line, parse_lines
+from fedsim.recording.metric_rows import Rows, json_line, parse_lines
+from fedsim.recording.metrics_file import RowFile
+from fedsim.recording.no_links import Folder
 from fedsim.recording.signature import SIGNATURE, is_signed, signature_of
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Recorder:
             raise ConfigError("folder", str(self.folder), f"a folder that can be made and written ({error.strerror})") from None
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append the rows of one evaluation (see fedsim.recording.rows) and flush them: a killed run keeps what it had. On a full disk
+        """Append the rows of one evaluation (see fedsim.recording.metric_rows) and flush them: a killed run keeps what it had. On a full disk
         they wait in memory."""
         self._new = True
         clean = [self._rows.append(row) for row in rows]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.recording.files import plain
-from fedsim.recording.folder import read_inside
+from fedsim.recording.no_links import read_inside
 
 SIGNATURE = "signature"  # the file's name in a run folder
 _KEY, _BYTES = "key", 32

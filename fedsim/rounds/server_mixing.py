@@ -9,9 +9,9 @@ from torch import Tensor
 from fedsim.engine.base import Session
 from fedsim.rounds.grouping import Grouping
 from fedsim.rounds.jobs import SumJob, Task
+from fedsim.rounds.receiver_step import advance, merged_rows
 from fedsim.rounds.receivers import Receivers
 from fedsim.rounds.screening import Diverged
-from fedsim.rounds.step import advance, merged_rows
 from fedsim.rounds.weighing import Weighed
 
 

@@ -20,12 +20,12 @@ from fedsim.parameters import copied_apart
 from fedsim.rounds.batch_ahead import Drawing
 from fedsim.rounds.jobs import MEMORY, OPTIMIZER, RULE, STATISTICS, AverageJob, EvaluateJob, Job, MixJob, SumJob, Task, TrainJob, models
 from fedsim.rounds.kernel_choice import clients_per_call, gradient_kernel
-from fedsim.rounds.step import advance, merged_rows
+from fedsim.rounds.receiver_step import advance, merged_rows
 from fedsim.rounds.weighted_sums import average, product
 from fedsim.training.examples import Examples
-from fedsim.training.fisher import diagonal_fisher
+from fedsim.training.fisher_diagonal import diagonal_fisher
 from fedsim.training.gradients import example_losses
-from fedsim.training.training import Chunk, Kernel, Trained, train
+from fedsim.training.loop import Chunk, Kernel, Trained, train
 
 EVALUATION_BATCH, CONVOLUTION_BATCH = 1000, 128  # examples; larger batches of images are slower and take more memory
 EVALUATED = 8  # models in one call

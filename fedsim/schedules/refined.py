@@ -118,7 +118,7 @@ def norms_of(table: pd.DataFrame) -> np.ndarray:
 
 def read_norms(folder: Path) -> np.ndarray:
     """Norms [T] of the run recorded in a folder. Raises ConfigError."""
-    from fedsim.recording.rows import read_table
+    from fedsim.recording.metric_rows import read_table
 
     present = any((folder / name).is_file() for name in ("metrics.parquet", "metrics.jsonl"))
     require(present, "Refined.norms", str(folder), "accepted is the folder of a run (with metrics.jsonl), or null: it is then made first")

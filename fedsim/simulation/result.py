@@ -13,8 +13,8 @@ import numpy as np
 
 from fedsim.errors import ConfigError
 from fedsim.recording.files import read_json, shown, why
-from fedsim.recording.folder import Folder
-from fedsim.recording.rows import read_table
+from fedsim.recording.metric_rows import read_table
+from fedsim.recording.no_links import Folder
 
 if TYPE_CHECKING:
     import pandas as pd

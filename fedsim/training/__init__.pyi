@@ -11,9 +11,9 @@ from .gradients import (
     GradientKernel as GradientKernel,
     LoopedGradient as LoopedGradient,
 )
-from .settings import LocalTraining as LocalTraining
-from .training import (
+from .loop import (
     Chunk as Chunk,
     Kernel as Kernel,
     train as train,
 )
+from .settings import LocalTraining as LocalTraining

@@ -11,8 +11,8 @@ from fedsim.parameters import Layout, flat_parameters
 from fedsim.participation import Bernoulli
 from fedsim.training.batches import draw_batches
 from fedsim.training.gradients import GradientKernel
+from fedsim.training.loop import Chunk, Kernel, train
 from fedsim.training.settings import LocalTraining
-from fedsim.training.training import Chunk, Kernel, train
 from tests.helpers import Cohorts, Ticks, blobs_simulation, mlp, quadratic_run
 
 CENTRES, COHORTS = [[4, 0], [0, 8], [-4, 4], [100, 100]], Cohorts([0, 1], [1, 2])

@@ -19,7 +19,7 @@ from fedsim.parameters import Layout
 from fedsim.participation import Uniform
 from fedsim.protocols import Gossip
 from fedsim.simulation.simulation import Simulation
-from fedsim.training.fisher import diagonal_fisher
+from fedsim.training.fisher_diagonal import diagonal_fisher
 from tests.helpers import Cohorts, Ticks, blobs_simulation, quadratic_run
 
 UNIFORM = FedAvg(weighting="uniform")
@@ -44,7 +44,7 @@ def test_blocks_of_the_fisher_add_up(monkeypatch):
     module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     layout, inputs, x = Layout.of(module), torch.randn(11, 4), torch.randn(15)
     whole = diagonal_fisher(module, layout, x, inputs)
-    monkeypatch.setattr("fedsim.training.fisher.ENTRIES", 3 * 15 * 4)
+    monkeypatch.setattr("fedsim.training.fisher_diagonal.ENTRIES", 3 * 15 * 4)
     torch.testing.assert_close(diagonal_fisher(module, layout, x, inputs), whole)
 
 

@@ -25,7 +25,7 @@ from fedsim.reading import VARIABLE, bound_of, raised, read_file, read_unpacked
 from fedsim.recording import files, read_table, rows
 from fedsim.recording.checkpoint_file import BadCheckpoint, Facts, load, save
 from fedsim.recording.files import read_json as read_run_json, read_yaml
-from fedsim.recording.rows import COLUMNS, Rows
+from fedsim.recording.metric_rows import COLUMNS, Rows
 
 ZEROS = bytes(1 << 22)  # 4 MiB
 ALLOWED = f"the environment variable {VARIABLE}=1 allows it"
@@ -37,7 +37,7 @@ def small_memory(monkeypatch):
     monkeypatch.setattr(reading, "bound_of", lambda share: raised(1 << 20))
     monkeypatch.setattr("fedsim.data.files.bound_of", lambda share: raised(1 << 20))
     monkeypatch.setattr("fedsim.participation.tables.bound_of", lambda share: raised(1 << 20))
-    monkeypatch.setattr("fedsim.recording.folder.bound_of", lambda share: raised(1 << 20))
+    monkeypatch.setattr("fedsim.recording.no_links.bound_of", lambda share: raised(1 << 20))
 
 
 def parquet_of(path, count, **changed):
@@ -228,7 +228,7 @@ def test_memory_is_not_taken_before_the_refusal(tmp_path):
 import resource, pandas, pyarrow.parquet, pyarrow.compute
 from fedsim import analysis, reading
 from fedsim.errors import ConfigError
-from fedsim.recording import rows
+from fedsim.recording import metric_rows as rows
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows.MOST_ROWS = 1 << 28
 try:

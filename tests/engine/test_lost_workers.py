@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from fedsim.engine.faults import Failure, WorkersLost
 from fedsim.engine.inprocess import InProcess
 from fedsim.engine.ray import Ray
+from fedsim.engine.worker_errors import Failure, WorkersLost
 from fedsim.recording.checkpoints import Checkpoint
 from tests.engine.faulty import EVALUATION, EXCHANGE, PHASES, SOME, START, TRAINING, Fault, faulty_simulation, state_of
 from tests.paths import REPOSITORY

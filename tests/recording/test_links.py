@@ -14,7 +14,7 @@ from fedsim.recording import TensorBoard, read_table
 from fedsim.recording.checkpoint_file import load, save
 from fedsim.recording.checkpoints import Checkpoint
 from fedsim.recording.files import write_atomic
-from fedsim.recording.folder import Folder, LinkError, read_inside
+from fedsim.recording.no_links import Folder, LinkError, read_inside
 from fedsim.schedules import Refined
 from tests.helpers import blobs_simulation
 from tests.recording.test_checkpoint_resume import ROUNDS, hashes, simulation, stopped

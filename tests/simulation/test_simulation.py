@@ -19,7 +19,7 @@ from fedsim.models import LogisticRegression
 from fedsim.network.topology import RandomRegular, Ring
 from fedsim.participation import Bernoulli, Full, Markov, Uniform
 from fedsim.protocols import Gossip
-from fedsim.recording.rows import read_table
+from fedsim.recording.metric_rows import read_table
 from fedsim.schedules import Linear
 from fedsim.training import LocalTraining
 from tests.helpers import Cohorts, blobs_simulation, mlp, quadratic_run

@@ -14,9 +14,9 @@ from fedsim.models import CNN, MLP, LeNet, LogisticRegression
 from fedsim.parameters import Layout, flat_parameters
 from fedsim.training.batches import draw_batches
 from fedsim.training.execution import gradient_kernel
-from fedsim.training.fisher import diagonal_fisher
+from fedsim.training.fisher_diagonal import diagonal_fisher
+from fedsim.training.loop import Chunk, Kernel, train
 from fedsim.training.settings import LocalTraining
-from fedsim.training.training import Chunk, Kernel, train
 
 SIZES = np.array([3, 14, 8, 1])  # with batches of 4: short batches, unequal steps, the client with most steps not first
 SHARDS = Shards.from_owners(np.arange(SIZES.sum()), np.repeat(np.arange(4), SIZES), 4)

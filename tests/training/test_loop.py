@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedsim.algorithms import ClientRule, FedProx, FedSam, FedSpeed, Sgd
-from fedsim.training import training
+from fedsim.training import loop as training
 from fedsim.training.execution import gradient_kernel
 from fedsim.training.settings import LocalTraining
 from tests.training.clients import MODELS, SIZES, Clients, local

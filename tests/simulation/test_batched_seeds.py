@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-import fedsim.simulation.several_runs as meeting
+import fedsim.simulation.batched_engine as meeting
 from fedsim.algorithms import Sgd
 from fedsim.cli.main import main
 from fedsim.config.building import build, parse_seeds
@@ -24,8 +24,8 @@ from fedsim.errors import ConfigError
 from fedsim.models import MLP, LeNet
 from fedsim.parameters import flat_parameters
 from fedsim.participation import Uniform
+from fedsim.simulation.batched_seeds import run_together
 from fedsim.simulation.interruption import Interrupted
-from fedsim.simulation.seeds import run_together
 from fedsim.simulation.simulation import Simulation
 from tests.helpers import blobs_simulation
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from fedsim.engine.inprocess import InProcess
 from fedsim.errors import require
+from fedsim.simulation.batched_engine import Meeting, Together, equal
 from fedsim.simulation.interruption import Interruption, led_by
 from fedsim.simulation.result import Result
-from fedsim.simulation.several_runs import Meeting, Together, equal
 from fedsim.simulation.simulation import Simulation
 
 STOP_SECONDS = 30  # until runs have ended that are interrupted in the middle of a round

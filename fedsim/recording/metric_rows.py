@@ -23,7 +23,7 @@ from fedsim.errors import ConfigError
 from fedsim.parquet import read_columns
 from fedsim.reading import TooLargeError, raised
 from fedsim.recording.files import finite, why
-from fedsim.recording.folder import LinkError, read_inside
+from fedsim.recording.no_links import LinkError, read_inside
 
 if TYPE_CHECKING:
     import pandas as pd

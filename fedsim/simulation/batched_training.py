@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fedsim.algorithms.base import ClientRule, State
 from fedsim.training.batches import Batches
+from fedsim.training.loop import Chunk, Kernel, Trained, train
 from fedsim.training.settings import LocalTraining
-from fedsim.training.training import Chunk, Kernel, Trained, train
 
 Fisher = Callable[[Tensor, np.ndarray], Tensor]
 

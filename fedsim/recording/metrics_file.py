@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from fedsim.recording.files import why, write_inside
-from fedsim.recording.folder import Folder
+from fedsim.recording.no_links import Folder
 
 
 class RowFile:

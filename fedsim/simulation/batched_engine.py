@@ -18,12 +18,12 @@ import torch
 
 from fedsim.engine.arena import Arena
 from fedsim.engine.base import Engine, MakeWorker, Session
-from fedsim.engine.faults import SMALLER, memory_advice
+from fedsim.engine.worker_errors import SMALLER, memory_advice
 from fedsim.rounds.jobs import Job, Task, TrainJob
+from fedsim.simulation.batched_training import moved, train_together
 from fedsim.simulation.interruption import Interrupted
-from fedsim.simulation.several_trainings import moved, train_together
 from fedsim.training.examples import Examples, joined
-from fedsim.training.training import Chunk, Kernel, Trained, train
+from fedsim.training.loop import Chunk, Kernel, Trained, train
 
 
 @dataclass(frozen=True)
