@@ -1,4 +1,5 @@
-"""The packages, where the options lie in them, and what is compiled; all else stands in pyproject.toml."""
+"""The packages, where the options lie in them, and what is compiled; all else stands in
+pyproject.toml."""
 
 from setuptools import Extension, find_packages, setup
 

@@ -1,1 +1,2 @@
-"""Hydra's groups and their options, YAML alone: setuptools packages what it can take for a module."""
+"""Hydra's groups and their options, YAML alone: setuptools packages what it can take for a
+module."""

@@ -1,10 +1,12 @@
-"""fedsim: a simulator of federated and gossip learning over many clients with differently distributed data."""
+"""fedsim: a simulator of federated and gossip learning over many clients with differently
+distributed data."""
 
 from typing import Any
 
 import lazy_loader
 
-# Names are imported at first use, so that `import fedsim` takes no time and needs neither Hydra nor Ray
+# Names are imported at first use, so that `import fedsim` takes no time and needs neither Hydra nor
+# Ray
 _imported, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 

@@ -4,7 +4,8 @@
     class Bernoulli(Participation):
         probability: Probability = 0.1
 
-A field's annotation is its whole schema; a bad value, an unknown key or a wrong type raises ConfigError.
+A field's annotation is its whole schema; a bad value, an unknown key or a wrong type raises
+ConfigError.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, allo
 
 @dataclass_transform()
 def component(cls: type[T]) -> type[T]:
-    """Make `cls` a checked dataclass. Checks that involve several fields belong in `__post_init__` (raise ConfigError)."""
+    """Make `cls` a checked dataclass. Checks that involve several fields belong in `__post_init__`
+    (raise ConfigError)."""
     made = pydantic_dataclass(cls, config=_CONFIG)
     build = made.__init__
 
@@ -46,7 +48,10 @@ def component(cls: type[T]) -> type[T]:
         for name, value in [*zip(settings_of(made), args, strict=False), *settings.items()]:
             field = made.__pydantic_fields__.get(name)
             if isinstance(value, bool) and field is not None and not _takes_bool(field.annotation):
-                raise ConfigError(f"{made.__name__}.{name}", value, "true and false are no value here")  # Python counts them as 1 and 0
+                # Python counts them as 1 and 0
+                raise ConfigError(
+                    f"{made.__name__}.{name}", value, "true and false are no value here"
+                )
         try:
             build(self, *args, **settings)
         except pydantic.ValidationError as error:
@@ -62,25 +67,42 @@ def settings_of(cls: type) -> list[str]:
 
 
 def defaults_of(target: Callable) -> dict[str, Any] | None:
-    """The settings that a class or function takes, those that come from the data left out, with their defaults ("???": there is none);
-    None: it takes any, or does not tell."""
-    maker = next((cls for cls in target.__mro__ if "__init__" in vars(cls)), object) if isinstance(target, type) else object
+    """The settings that a class or function takes, those that come from the data left out, with
+    their defaults ("???": there is none); None: it takes any, or does not tell."""
+    maker = (
+        next((cls for cls in target.__mro__ if "__init__" in vars(cls)), object)
+        if isinstance(target, type)
+        else object
+    )
     if "__pydantic_fields__" in vars(maker):
         fields = vars(maker)["__pydantic_fields__"].items()
-        return {name: "???" if field.is_required() else field.get_default(call_default_factory=True) for name, field in fields}
+        return {
+            name: "???" if field.is_required() else field.get_default(call_default_factory=True)
+            for name, field in fields
+        }
     try:
-        parameters = list(inspect.signature(target if maker is object else maker.__init__).parameters.values())
+        parameters = list(
+            inspect.signature(target if maker is object else maker.__init__).parameters.values()
+        )
     except (ValueError, TypeError):
         return None
     kinds = inspect.Parameter
     if any(parameter.kind is kinds.VAR_KEYWORD for parameter in parameters):
         return None
-    named = [each for each in parameters[maker is not object :] if each.kind is not kinds.VAR_POSITIONAL and each.name not in FROM_DATA]
+    named = [
+        each
+        for each in parameters[maker is not object :]
+        if each.kind is not kinds.VAR_POSITIONAL and each.name not in FROM_DATA
+    ]
     return {each.name: "???" if each.default is kinds.empty else each.default for each in named}
 
 
 def _takes_bool(annotation: Any) -> bool:
-    return annotation in (bool, Any, object) or isinstance(annotation, bool) or any(map(_takes_bool, get_args(annotation)))
+    return (
+        annotation in (bool, Any, object)
+        or isinstance(annotation, bool)
+        or any(map(_takes_bool, get_args(annotation)))
+    )
 
 
 def _explain(cls: type, error: pydantic.ValidationError) -> ConfigError:
@@ -90,9 +112,19 @@ def _explain(cls: type, error: pydantic.ValidationError) -> ConfigError:
     if location and isinstance(first["loc"][0], int) and first["loc"][0] < len(known):
         location[0] = known[first["loc"][0]]  # given by position
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return ConfigError(f"{cls.__name__}.{location[0]}", first["input"], f"unknown setting; accepted are {', '.join(known)}")
+        return ConfigError(
+            f"{cls.__name__}.{location[0]}",
+            first["input"],
+            f"unknown setting; accepted are {', '.join(known)}",
+        )
     if first["type"] in ("missing", "missing_argument"):
-        return ConfigError(f"{cls.__name__}.{location[0]}", None, "this setting has no default and must be given")
+        return ConfigError(
+            f"{cls.__name__}.{location[0]}", None, "this setting has no default and must be given"
+        )
     field = location[0] if location and location[0] in known else ".".join(location)
-    messages = {e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["loc"] and e["loc"][0] in (field, first["loc"][0])}
+    messages = {
+        e["msg"][0].lower() + e["msg"][1:]
+        for e in error.errors()
+        if e["loc"] and e["loc"][0] in (field, first["loc"][0])
+    }
     return ConfigError(f"{cls.__name__}.{field}", first["input"], " or ".join(sorted(messages)))

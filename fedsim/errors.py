@@ -22,18 +22,30 @@ class ConfigError(Exception):
         self.key, self.value, self.accepted = str(key), value, accepted
 
     def __str__(self) -> str:
-        return f"{cut(one_line(self.key))}={cut(one_line(repr(self.value)))}: {cut(one_line(self.accepted), 1000)}"
+        return (
+            f"{cut(one_line(self.key))}={cut(one_line(repr(self.value)))}:"
+            f" {cut(one_line(self.accepted), 1000)}"
+        )
 
     def under(self, group: str) -> ConfigError:
-        """The same error with its key's component replaced by, or put below, the configuration group `group`."""
+        """The same error with its key's component replaced by, or put below, the configuration
+        group `group`."""
         name = self.key.rsplit(".", 1)[-1] if self.key[:1].isupper() else self.key
-        key = group if name[:1].isupper() else name if name.startswith(group + ".") else f"{group}.{name}"
+        key = (
+            group
+            if name[:1].isupper()
+            else name
+            if name.startswith(group + ".")
+            else f"{group}.{name}"
+        )
         return ConfigError(key, self.value, self.accepted)
 
 
 def one_line(text: str) -> str:
     """`text` in one line, without characters that a terminal would obey."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in " ".join(text.split()))
+    return "".join(
+        each if each.isprintable() else repr(each)[1:-1] for each in " ".join(text.split())
+    )
 
 
 def cut(text: str, most: int = 120) -> str:
@@ -43,7 +55,9 @@ def cut(text: str, most: int = 120) -> str:
 
 def reason(error: BaseException) -> str:
     """What a library says is wrong, as a clause: its message, or its kind where it has none."""
-    return cut(one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__, 200)
+    return cut(
+        one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__, 200
+    )
 
 
 def wants_memory(error: BaseException) -> bool:
@@ -53,7 +67,8 @@ def wants_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")  # not imported for this: without it, it is not torch's error
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch on CPU has no type of its own
+    # Torch on CPU has no type of its own
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 @contextlib.contextmanager
@@ -64,7 +79,9 @@ def within_memory() -> Iterator[None]:
     except (MemoryError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENOMEM:
             raise
-        accepted = "these settings need more than there is; take fewer clients, samples or parameters"
+        accepted = (
+            "these settings need more than there is; take fewer clients, samples or parameters"
+        )
         raise ConfigError("memory", reason(error), accepted) from None
 
 

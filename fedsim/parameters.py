@@ -14,8 +14,9 @@ CACHE_LINE = 16  # numbers in float32
 class Layout:
     """Where each parameter tensor lies in the flat vector.
 
-    names: parameter names; shapes: their shapes; offsets: start of each tensor in [0, P), with P appended.
-    Four-dimensional tensors (convolution kernels) lie in channels-last order, the layout convolutions run fastest in.
+    names: parameter names; shapes: their shapes; offsets: start of each tensor in [0, P), with P
+    appended. Four-dimensional tensors (convolution kernels) lie in channels-last order, the layout
+    convolutions run fastest in.
     """
 
     names: tuple[str, ...]
@@ -38,14 +39,19 @@ class Layout:
         return self.offsets[-1]
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """The tensors of one model [P], or of a stack of models [C, P] as [C, *shape], as views of `flat` (no copy)."""
+        """The tensors of one model [P], or of a stack of models [C, P] as [C, *shape], as views of
+        `flat` (no copy)."""
         lead = tuple(flat.shape[:-1])
         views = {}
-        for name, shape, start, stop in zip(self.names, self.shapes, self.offsets, self.offsets[1:], strict=False):
+        for name, shape, start, stop in zip(
+            self.names, self.shapes, self.offsets, self.offsets[1:], strict=False
+        ):
             part = flat[..., start:stop]
             if len(shape) == 4:
                 out_channels, in_channels, height, width = shape
-                views[name] = part.view(*lead, out_channels, height, width, in_channels).movedim(-1, -3)
+                views[name] = part.view(*lead, out_channels, height, width, in_channels).movedim(
+                    -1, -3
+                )
             else:
                 views[name] = part.view(*lead, *shape)
         return views
@@ -58,15 +64,20 @@ class Layout:
         return flat
 
     def layers(self, flat: Tensor, weights_only: bool) -> list[Tensor]:
-        """The slice [..., size] of each tensor, as views; `weights_only` leaves out biases and normalisation scales (tensors of fewer than
-        two dimensions)."""
+        """The slice [..., size] of each tensor, as views; `weights_only` leaves out biases and
+        normalisation scales (tensors of fewer than two dimensions)."""
         spans = zip(self.shapes, self.offsets, self.offsets[1:], strict=False)
-        return [flat[..., start:stop] for shape, start, stop in spans if not weights_only or len(shape) >= 2]
+        return [
+            flat[..., start:stop]
+            for shape, start, stop in spans
+            if not weights_only or len(shape) >= 2
+        ]
 
 
 def room_for(rows: Tensor) -> Tensor:
-    """Uninitialised memory for as many rows [C, P], each of which begins with a cache line. On some processors the bits of a product depend
-    on where in memory its matrices begin; with such rows they do not depend on a client's place in the stack."""
+    """Uninitialised memory for as many rows [C, P], each of which begins with a cache line. On some
+    processors the bits of a product depend on where in memory its matrices begin; with such rows
+    they do not depend on a client's place in the stack."""
     count, length = rows.shape
     return rows.new_empty(count, -(-length // CACHE_LINE) * CACHE_LINE)[:, :length]
 

@@ -1,4 +1,5 @@
-"""Shared by all tests: one thread for torch, one Ray session for the tests that need Ray, and property tests that repeat."""
+"""Shared by all tests: one thread for torch, one Ray session for the tests that need Ray, and
+property tests that repeat."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)  # no test depends on time or luck
+# No test depends on time or luck
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 
@@ -37,7 +39,13 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()
 
@@ -51,7 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(params=[sys.maxsize, 0], ids=["by rows", "layer by layer"])
 def way_uphill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways in which closed-form gradients of networks that begin with a convolution go uphill, whatever their size."""
+    """Both ways in which closed-form gradients of networks that begin with a convolution go uphill,
+    whatever their size."""
     from fedsim.kernels import closed_form
 
     monkeypatch.setattr(closed_form, "ONE_ROW", request.param)

@@ -46,9 +46,11 @@ from fedsim.training.settings import LocalTraining
 
 @component
 class Quadratics(DataSource):
-    """Client i holds one example and has the gradient curvature_i * (x - centre_i) at a `Point` x in d dimensions.
+    """Client i holds one example and has the gradient curvature_i * (x - centre_i) at a `Point` x
+    in d dimensions.
 
-    centres: [N][d]; curvatures: [N], null: all 1; copies: examples of each client, all the same, [N], null: one each.
+    centres: [N][d]; curvatures: [N], null: all 1; copies: examples of each client, all the same,
+    [N], null: one each.
     """
 
     _: KW_ONLY
@@ -62,7 +64,9 @@ class Quadratics(DataSource):
         of = np.repeat(np.arange(clients), self.copies or 1)
         # the mean over d outputs of (a x - a c)^2 has the gradient 2 a^2 (x - c) / d
         inputs = np.sqrt(np.array(self.curvatures or [1.0] * clients) * outputs / 2)[of, None]
-        split = Split(inputs.astype(np.float32), (inputs * np.array(self.centres)[of]).astype(np.float32), of)
+        split = Split(
+            inputs.astype(np.float32), (inputs * np.array(self.centres)[of]).astype(np.float32), of
+        )
         return regression("quadratics", split, outputs)
 
 
@@ -73,12 +77,16 @@ def regression(name: str, split: Split, outputs: int) -> Dataset:
 
 
 class Point(nn.Module):
-    """The model of `Quadratics`: one tensor [d, 1], a point in d dimensions. start: its coordinates (one number: all the same), or
-    "normal" for standard normal ones."""
+    """The model of `Quadratics`: one tensor [d, 1], a point in d dimensions. start: its coordinates
+    (one number: all the same), or "normal" for standard normal ones."""
 
     def __init__(self, outputs: int, start: float | Sequence[float] | str = 0.0) -> None:
         super().__init__()
-        values = torch.randn(outputs) if start == "normal" else torch.as_tensor(start, dtype=torch.float32).expand(outputs)
+        values = (
+            torch.randn(outputs)
+            if start == "normal"
+            else torch.as_tensor(start, dtype=torch.float32).expand(outputs)
+        )
         self.point = nn.Parameter(values.clone().unsqueeze(1))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -87,7 +95,8 @@ class Point(nn.Module):
 
 @component
 class Blobs(DataSource):
-    """Classes around random centres, in shards of unequal size and mix of labels: client i holds 3 + i examples.
+    """Classes around random centres, in shards of unequal size and mix of labels: client i holds 3
+    + i examples.
 
     clients: N; classes; features: inputs' dimensions.
     """
@@ -101,17 +110,25 @@ class Blobs(DataSource):
         random = rng.generator(seed, "synthetic")
         centres = random.normal(size=(self.classes, self.features))
         of = np.repeat(np.arange(self.clients), 3 + np.arange(self.clients))
-        label = np.where(random.random(len(of)) < 0.6, of % self.classes, random.integers(self.classes, size=len(of)))
+        label = np.where(
+            random.random(len(of)) < 0.6,
+            of % self.classes,
+            random.integers(self.classes, size=len(of)),
+        )
         x = (centres[label] + random.normal(size=(len(of), self.features))).astype(np.float32)
         split = Split(x, label.astype(np.int64), of)
         zeros, ones = np.zeros(self.features, np.float32), np.ones(self.features, np.float32)
-        return Dataset("blobs", "classification", self.classes, self.classes, split, None, split, zeros, ones)
+        return Dataset(
+            "blobs", "classification", self.classes, self.classes, split, None, split, zeros, ones
+        )
 
 
 class Cohorts(Participation):
     """Given cohorts, round by round (nobody after the last), with given true probabilities."""
 
-    def __init__(self, *cohorts: Sequence[int], probabilities: Sequence[float] | float = 0.5) -> None:
+    def __init__(
+        self, *cohorts: Sequence[int], probabilities: Sequence[float] | float = 0.5
+    ) -> None:
         self.cohorts, self.probabilities = cohorts, probabilities
 
     def bind(self, population, seed):
@@ -128,8 +145,8 @@ class GivenPattern(Pattern):
 
 
 class Heavy(ClientRule):
-    """A rule with a vector that follows the model to the clients: local steps along the gradient less half the receiver's last mean
-    update."""
+    """A rule with a vector that follows the model to the clients: local steps along the gradient
+    less half the receiver's last mean update."""
 
     def init_shared(self, x):
         return {"last": torch.zeros_like(x)}
@@ -147,17 +164,37 @@ def mlp(*hidden: int, activation: str = "relu") -> functools.partial:
 
 
 def quadratic_run(
-    centres, rounds: int, *, curvatures=None, copies=None, start: Any = 0.0, rate: float = 0.5, steps: int = 1, **parts: Any
+    centres,
+    rounds: int,
+    *,
+    curvatures=None,
+    copies=None,
+    start: Any = 0.0,
+    rate: float = 0.5,
+    steps: int = 1,
+    **parts: Any,
 ) -> Result:
     """Run a simulation on `Quadratics`: one local step of rate 0.5 by default."""
-    data = Quadratics(centres=np.asarray(centres, float).tolist(), curvatures=curvatures, copies=copies)
+    data = Quadratics(
+        centres=np.asarray(centres, float).tolist(), curvatures=curvatures, copies=copies
+    )
     local = parts.pop("local", None) or LocalTraining(steps=steps, rate=rate)
     model = functools.partial(Point, start=start)
-    return Simulation(data, Natural(), model, rounds=rounds, local=local, evaluation=seldom(), progress=False, **parts).run()
+    return Simulation(
+        data,
+        Natural(),
+        model,
+        rounds=rounds,
+        local=local,
+        evaluation=seldom(),
+        progress=False,
+        **parts,
+    ).run()
 
 
 def blobs_simulation(rounds: int = 6, **parts: Any) -> Simulation:
-    """A simulation on `Blobs` with a small MLP: two local steps on batches of 4, so that shards and batches are unequal."""
+    """A simulation on `Blobs` with a small MLP: two local steps on batches of 4, so that shards and
+    batches are unequal."""
     settings = {
         "data": Blobs(),
         "partition": Natural(),
@@ -171,7 +208,8 @@ def blobs_simulation(rounds: int = 6, **parts: Any) -> Simulation:
 
 
 def algorithms() -> dict[str, dict[str, Any]]:
-    """Parts of a simulation by name: every algorithm with its variants, at a server and over a graph."""
+    """Parts of a simulation by name: every algorithm with its variants, at a server and over a
+    graph."""
     graph = {"protocol": Gossip(), "topology": BarabasiAlbert(edges=2)}
     uneven = {"protocol": Gossip(same_start=False), "topology": BarabasiAlbert(edges=2)}
     return {
@@ -182,29 +220,58 @@ def algorithms() -> dict[str, dict[str, Any]]:
         "fedau": {"aggregator": FedAU()},
         "fedau_cutoff": {"aggregator": FedAU(cutoff=2)},
         "fedspeed": {"client": FedSpeed(prox=1.0), "aggregator": FedAvg(weighting="uniform")},
-        "fedspeed_active": {"client": FedSpeed(prox=1.0, mean_dual="active"), "aggregator": FedAvg(weighting="uniform")},
-        "feddyn": {"client": FedSpeed(prox=1.0, radius=0.0), "aggregator": FedAvg(weighting="uniform")},
+        "fedspeed_active": {
+            "client": FedSpeed(prox=1.0, mean_dual="active"),
+            "aggregator": FedAvg(weighting="uniform"),
+        },
+        "feddyn": {
+            "client": FedSpeed(prox=1.0, radius=0.0),
+            "aggregator": FedAvg(weighting="uniform"),
+        },
         "fedspeed_fedau": {"client": FedSpeed(prox=1.0), "aggregator": FedAU()},
         "fedprox": {"client": FedProx(strength=1.0), "aggregator": FedAvg(weighting="size")},
         "scaffold": {"client": Scaffold(), "aggregator": FedAvg(weighting="uniform")},
         "fedgamma": {"client": Scaffold(radius=0.5), "aggregator": FedAvg(weighting="uniform")},
         "fedcm": {"client": FedCM(share=0.3), "aggregator": FedAvg(weighting="uniform")},
         "fedsam": {"client": FedSam(radius=0.5), "aggregator": FedAvg(weighting="uniform")},
-        "fedsmoo": {"client": FedSmoo(radius=0.5, prox=1.0), "aggregator": FedAvg(weighting="uniform")},
+        "fedsmoo": {
+            "client": FedSmoo(radius=0.5, prox=1.0),
+            "aggregator": FedAvg(weighting="uniform"),
+        },
         "fednova": {"aggregator": FedNova(weighting="size")},
         "gossip": {"aggregator": FedAvg(weighting="uniform"), **graph},
-        "gossip_corrected": {"aggregator": FedAvg(weighting="uniform"), "correction": VarianceCorrection(), **graph},
+        "gossip_corrected": {
+            "aggregator": FedAvg(weighting="uniform"),
+            "correction": VarianceCorrection(),
+            **graph,
+        },
         "gossip_corrected_uneven": {
             "aggregator": FedAvg(weighting="uniform"),
             "correction": VarianceCorrection(),
             "mixing": OwnShare(share=0.5),
             **uneven,
         },
-        "dpsgd": {"aggregator": FedAvg(weighting="uniform"), **graph, "protocol": Gossip(order="combine_then_adapt")},
+        "dpsgd": {
+            "aggregator": FedAvg(weighting="uniform"),
+            **graph,
+            "protocol": Gossip(order="combine_then_adapt"),
+        },
         "fedau_gossip": {"aggregator": FedAU(), **graph},
-        "mofedsam_gossip": {"client": FedCM(share=0.3, radius=0.5), "aggregator": FedAvg(weighting="uniform"), **graph},
-        "fedspeed_gossip": {"client": FedSpeed(prox=1.0, mean_dual="none"), "aggregator": FedAvg(weighting="uniform"), **graph},
-        "fedspeed_gossip_active": {"client": FedSpeed(prox=1.0, mean_dual="active"), "aggregator": FedAvg(weighting="uniform"), **graph},
+        "mofedsam_gossip": {
+            "client": FedCM(share=0.3, radius=0.5),
+            "aggregator": FedAvg(weighting="uniform"),
+            **graph,
+        },
+        "fedspeed_gossip": {
+            "client": FedSpeed(prox=1.0, mean_dual="none"),
+            "aggregator": FedAvg(weighting="uniform"),
+            **graph,
+        },
+        "fedspeed_gossip_active": {
+            "client": FedSpeed(prox=1.0, mean_dual="active"),
+            "aggregator": FedAvg(weighting="uniform"),
+            **graph,
+        },
     }
 
 
@@ -214,7 +281,8 @@ def seldom() -> Evaluation:
 
 
 class Ticks:
-    """A simulation's rounds one at a time, with its models and arrays in sight. Use as a context manager."""
+    """A simulation's rounds one at a time, with its models and arrays in sight. Use as a context
+    manager."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation, self.prepared = simulation, simulation.prepare()
@@ -240,8 +308,12 @@ class Ticks:
     def run(self, rounds: int = 1) -> np.ndarray:
         """Run rounds; the models [R, P] after them."""
         for _ in range(rounds):
-            rate = self.simulation.local.rate * self.simulation.schedule.factor(self.round, self.simulation.rounds)
-            self.rounds.run(self.prepared.plan.tick(self.round, self.prepared.pattern.cohort(self.round)), rate)
+            rate = self.simulation.local.rate * self.simulation.schedule.factor(
+                self.round, self.simulation.rounds
+            )
+            self.rounds.run(
+                self.prepared.plan.tick(self.round, self.prepared.pattern.cohort(self.round)), rate
+            )
             self.round += 1
         return self.models
 
@@ -255,13 +327,15 @@ class Ticks:
         return self.session.arena[name].copy()
 
     def kept(self, name: str) -> np.ndarray:
-        """What clients keep under a name ("rule.dual"), [N, length]; zeros for those who have not taken part."""
+        """What clients keep under a name ("rule.dual"), [N, length]; zeros for those who have not
+        taken part."""
         rows, stored = self.rounds.clients.rows.row, self.session.arena[f"client/{name}"]
         return np.where(rows[:, None] >= 0, stored[rows], 0)
 
 
 def dense_mixing(links: Links, heard: Heard | None = None) -> np.ndarray:
-    """The mixing matrix [R, R] of links with their nominal weights, or of those heard with theirs."""
+    """The mixing matrix [R, R] of links with their nominal weights, or of those heard with
+    theirs."""
     matrix = np.zeros((links.receivers, links.senders))
     if heard is None:
         matrix[links.receiver, links.sender] = links.weight

@@ -5,4 +5,5 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONF = REPOSITORY / "conf"
-DATA = Path(os.environ.get("FEDSIM_DATA") or REPOSITORY.parent / "shared" / "data")  # real data, where there are any
+# Real data, where there are any
+DATA = Path(os.environ.get("FEDSIM_DATA") or REPOSITORY.parent / "shared" / "data")

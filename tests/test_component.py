@@ -6,7 +6,16 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from fedsim.component import Fraction, NonNegative, OpenProbability, Positive, PositiveInt, Probability, component, settings_of
+from fedsim.component import (
+    Fraction,
+    NonNegative,
+    OpenProbability,
+    Positive,
+    PositiveInt,
+    Probability,
+    component,
+    settings_of,
+)
 from fedsim.errors import ConfigError, require
 
 
@@ -28,7 +37,12 @@ class Outer:
     inner: Inner = Field(default_factory=Inner)
 
     def __post_init__(self) -> None:
-        require(self.mode == "keep" or self.steps is not None, "outer.mode", self.mode, "drop needs steps")
+        require(
+            self.mode == "keep" or self.steps is not None,
+            "outer.mode",
+            self.mode,
+            "drop needs steps",
+        )
 
 
 @component
@@ -38,11 +52,26 @@ class Derived(Outer):
 
 def test_defaults_and_given_values():
     made = Outer(rate=1, sizes=[3, 4], inner=Inner(2))
-    assert (made.rate, made.share, made.steps, made.sizes, made.inner.size) == (1.0, 0.5, None, [3, 4], 2)
+    assert (made.rate, made.share, made.steps, made.sizes, made.inner.size) == (
+        1.0,
+        0.5,
+        None,
+        [3, 4],
+        2,
+    )
     assert isinstance(made.rate, float)
     assert Outer(1).inner is not Outer(1).inner
     assert Outer(rate=2) == Outer(rate=2) != Outer(rate=3)
-    assert settings_of(Derived) == ["rate", "share", "steps", "mode", "sizes", "flag", "inner", "decay"]
+    assert settings_of(Derived) == [
+        "rate",
+        "share",
+        "steps",
+        "mode",
+        "sizes",
+        "flag",
+        "inner",
+        "decay",
+    ]
     assert Derived(rate=1, decay=0.5).decay == 0.5
 
 
@@ -51,7 +80,10 @@ def test_defaults_and_given_values():
     [
         ({}, "Outer.rate=None: this setting has no default and must be given"),
         ({"rate": 0}, "Outer.rate=0: input should be greater than 0"),
-        ({"rate": "fast"}, "Outer.rate='fast': input should be a valid number, unable to parse string as a number"),
+        (
+            {"rate": "fast"},
+            "Outer.rate='fast': input should be a valid number, unable to parse string as a number",
+        ),
         ({"rate": None}, "Outer.rate=None: input should be a valid number"),
         ({"rate": [1, 2]}, "Outer.rate=[1, 2]: input should be a valid number"),
         ({"rate": float("nan")}, "Outer.rate=nan: input should be a finite number"),
@@ -64,7 +96,13 @@ def test_defaults_and_given_values():
         ({"rate": 1, "sizes": [1, "two"]}, "Outer.sizes='two': input should be a valid integer"),
         ({"rate": 1, "flag": "perhaps"}, "Outer.flag='perhaps': input should be a valid boolean"),
         ({"rate": 1, "inner": 3}, "Outer.inner=3: input should be"),
-        ({"rate": 1, "rat": 2}, "Outer.rat=2: unknown setting; accepted are rate, share, steps, mode, sizes, flag, inner"),
+        (
+            {"rate": 1, "rat": 2},
+            (
+                "Outer.rat=2: unknown setting; accepted are rate, share, steps, mode, sizes, flag,"
+                " inner"
+            ),
+        ),
         ({"rate": 1, "mode": "drop"}, "outer.mode='drop': drop needs steps"),
     ],
 )
@@ -133,6 +171,8 @@ def test_errors_are_put_under_their_group(key, group, shown):
 
 def test_messages_are_one_line_of_bounded_length_and_survive_pickling():
     error = ConfigError("data.x", ["value\n"] * 1000, "something\n   that fits")
-    assert str(error).startswith("data.x=['value\\n', ") and str(error).endswith("...: something that fits")
+    assert str(error).startswith("data.x=['value\\n', ") and str(error).endswith(
+        "...: something that fits"
+    )
     assert len(str(error)) < 160 and "\n" not in str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -1,4 +1,5 @@
-"""What an algorithm remembers is counted: FedAU three numbers a link, MIFA a vector for every client that has taken part."""
+"""What an algorithm remembers is counted: FedAU three numbers a link, MIFA a vector for every
+client that has taken part."""
 
 from fedsim.algorithms import FedAU, FedAvg, FedSpeed, Mifa
 from fedsim.training.settings import LocalTraining
@@ -22,4 +23,5 @@ def test_bytes_of_state():
     assert remembered(aggregator=Mifa(), local=momentum)[1] == [3 * 2 * P * 4, 0, P * 4]
     clients = 8
     _, (kept, links, vectors) = remembered(aggregator=FedAU())
-    assert (kept, vectors) == (0, 0) and 3 * clients * 8 <= links <= 3 * clients * 8 + 16  # and a clock
+    # And a clock
+    assert (kept, vectors) == (0, 0) and 3 * clients * 8 <= links <= 3 * clients * 8 + 16

@@ -6,13 +6,26 @@ from torch import nn
 
 from fedsim.parameters import Layout, flat_parameters
 
-SHAPES = {"0.weight": (4, 3, 5, 5), "0.bias": (4,), "1.weight": (4,), "1.bias": (4,), "3.weight": (2, 4, 3), "4.weight": (7, 6)}
+SHAPES = {
+    "0.weight": (4, 3, 5, 5),
+    "0.bias": (4,),
+    "1.weight": (4,),
+    "1.bias": (4,),
+    "3.weight": (2, 4, 3),
+    "4.weight": (7, 6),
+}
 
 
 @pytest.fixture
 def module() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 5), nn.GroupNorm(2, 4), nn.Flatten(2), nn.Conv1d(4, 2, 3, bias=False), nn.Linear(6, 7, bias=False))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 5),
+        nn.GroupNorm(2, 4),
+        nn.Flatten(2),
+        nn.Conv1d(4, 2, 3, bias=False),
+        nn.Linear(6, 7, bias=False),
+    )
 
 
 def test_layout_follows_registration(module):
@@ -23,7 +36,10 @@ def test_layout_follows_registration(module):
 
 
 def test_flat_vector_and_views_round_trip(module):
-    layout, before = Layout.of(module), {name: p.detach().clone() for name, p in module.named_parameters()}
+    layout, before = (
+        Layout.of(module),
+        {name: p.detach().clone() for name, p in module.named_parameters()},
+    )
     flat = flat_parameters(module)
     assert flat.shape == (378,) and flat.dtype == torch.float32 and not flat.requires_grad
     views = layout.views(flat)
@@ -31,8 +47,10 @@ def test_flat_vector_and_views_round_trip(module):
     for name, tensor in before.items():
         assert torch.equal(views[name], tensor), name
         views[name].add_(1)
-    assert torch.equal(layout.flatten({name: tensor + 1 for name, tensor in before.items()}), flat)  # the views write through
-    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())  # and the module is another copy
+    # The views write through
+    assert torch.equal(layout.flatten({name: tensor + 1 for name, tensor in before.items()}), flat)
+    # And the module is another copy
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
 
 
 def test_convolution_kernels_are_channels_last(module):
@@ -59,7 +77,11 @@ def test_views_of_a_stack(module):
 def test_layers(module):
     layout = Layout.of(module)
     stack = torch.arange(2 * 378.0).view(2, 378)
-    assert [layer.shape[-1] for layer in layout.layers(stack[0], weights_only=True)] == [300, 24, 42]
+    assert [layer.shape[-1] for layer in layout.layers(stack[0], weights_only=True)] == [
+        300,
+        24,
+        42,
+    ]
     layers = layout.layers(stack, weights_only=False)
     assert torch.equal(torch.cat(layers, dim=-1), stack)
     layers[1].zero_()

@@ -15,7 +15,11 @@ CLIENTS = np.array([0, 1, 7, 1000, 2**31, ONES])
     [
         ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
         ((ONES,) * 4, (ONES, ONES), "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-        ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0), "d16cfe09 94fdcceb 5001e420 24126ea1"),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
     ],
 )
 def test_known_answers_of_random123(counter, key, words):
@@ -34,10 +38,14 @@ def test_bits_depend_neither_on_company_nor_on_width(width):
     together = bits(3, "batches", 5, CLIENTS, 23, stream=2)
     assert together.max() < 2**32
     for row, client in enumerate(CLIENTS):
-        assert np.array_equal(bits(3, "batches", 5, CLIENTS[row : row + 1], width, stream=2)[0], together[row, :width]), client
+        assert np.array_equal(
+            bits(3, "batches", 5, CLIENTS[row : row + 1], width, stream=2)[0], together[row, :width]
+        ), client
     order = [4, 0, 2]
     assert np.array_equal(bits(3, "batches", 5, CLIENTS[order], 23, stream=2), together[order])
-    assert np.array_equal(uniform(3, "split", 5, CLIENTS[order]), uniform(3, "split", 5, CLIENTS)[order])
+    assert np.array_equal(
+        uniform(3, "split", 5, CLIENTS[order]), uniform(3, "split", 5, CLIENTS)[order]
+    )
 
 
 def test_nobody_and_nothing():
@@ -64,20 +72,32 @@ def test_every_coordinate_changes_all_bits():
 @pytest.mark.parametrize("seed", [0, 1, 2**40 + 5])
 @pytest.mark.parametrize("shift", [0, 24])
 def test_bytes_are_uniform_and_neighbours_independent(seed, shift):
-    values = np.stack([bits(seed, "batches", round, np.arange(50), 40) for round in range(20)]).astype(np.int64) >> shift & 255
+    values = (
+        np.stack([bits(seed, "batches", round, np.arange(50), 40) for round in range(20)]).astype(
+            np.int64
+        )
+        >> shift
+        & 255
+    )
     assert 1e-4 < stats.chisquare(np.bincount(values.ravel(), minlength=256)).pvalue < 1 - 1e-4
     for axis in range(3):  # rounds, clients, positions
-        low, high = (np.take(values, range(values.shape[axis])[part], axis) >> 4 for part in (slice(None, -1), slice(1, None)))
+        low, high = (
+            np.take(values, range(values.shape[axis])[part], axis) >> 4
+            for part in (slice(None, -1), slice(1, None))
+        )
         pairs = np.bincount((low * 16 + high).ravel(), minlength=256)
         assert 1e-4 < stats.chisquare(pairs).pvalue < 1 - 1e-4
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_uniform_numbers_are_uniform_below_one_and_fine_grained(seed):
-    values = np.concatenate([uniform(seed, "participation", round, np.arange(1000)) for round in range(20)])
+    values = np.concatenate(
+        [uniform(seed, "participation", round, np.arange(1000)) for round in range(20)]
+    )
     assert values.min() >= 0 and values.max() < 1
     assert 1e-4 < stats.kstest(values, "uniform").pvalue
-    assert len(np.unique(values)) == len(values)  # 32 bits would repeat in 20,000 draws with chance 5 %
+    # 32 bits would repeat in 20,000 draws with chance 5 %
+    assert len(np.unique(values)) == len(values)
     assert 1e-4 < stats.kstest(values * 2**32 % 1, "uniform").pvalue  # the bits below the first 32
 
 
@@ -87,9 +107,19 @@ def test_largest_uniform_number_is_below_one(monkeypatch):
 
 
 def test_generators_are_keyed():
-    keys = [(0, "init"), (1, "init"), (0, "split"), (0, "init", 0), (0, "init", 0, 0), (0, "init", 1), (0, "init", 0, 1)]
+    keys = [
+        (0, "init"),
+        (1, "init"),
+        (0, "split"),
+        (0, "init", 0),
+        (0, "init", 0, 0),
+        (0, "init", 1),
+        (0, "init", 0, 1),
+    ]
     draws = [generator(*key).random() for key in keys]
     assert len(set(draws)) == len(keys)
     assert draws == [generator(*key).random() for key in keys]
     seeds = [derived_seed(*key) for key in keys]
-    assert len(set(seeds)) == len(keys) and all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds)
+    assert len(set(seeds)) == len(keys) and all(
+        isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds
+    )

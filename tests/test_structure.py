@@ -1,4 +1,5 @@
-"""The house: which module may import which, what lies in the root, and the path a reader follows."""
+"""The house: which module may import which, what lies in the root, and the path a reader
+follows."""
 
 from __future__ import annotations
 
@@ -17,17 +18,23 @@ from tests.paths import REPOSITORY
 
 PACKAGE = Path(fedsim.__file__).parent
 MODULES = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in PACKAGE.rglob("*.py")
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
 }
 PACKAGES = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
 def imports(path: Path, types: bool = False) -> Iterator[str]:
-    """The modules of fedsim that a file imports, in functions too; types: also for type checkers alone."""
+    """The modules of fedsim that a file imports, in functions too; types: also for type checkers
+    alone."""
 
     def walk(node: ast.AST) -> Iterator[ast.AST]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test) and not types:
+            if (
+                isinstance(child, ast.If)
+                and "TYPE_CHECKING" in ast.unparse(child.test)
+                and not types
+            ):
                 continue
             yield child
             yield from walk(child)
@@ -49,7 +56,9 @@ def with_parents(name: str) -> Iterator[str]:
 
 def circles(edges: set[tuple[str, str]]) -> list[list[str]]:
     graph = networkx.DiGraph((a, b) for a, b in edges if a != b)
-    return [sorted(found) for found in networkx.strongly_connected_components(graph) if len(found) > 1]
+    return [
+        sorted(found) for found in networkx.strongly_connected_components(graph) if len(found) > 1
+    ]
 
 
 def package_of(name: str) -> str:
@@ -62,7 +71,11 @@ def test_no_module_imports_itself_through_others():
     for name, path in MODULES.items():
         for target in imports(path):
             inside = name.rpartition(".")[0]  # its own package has been begun before it
-            edges |= {(name, each) for each in with_parents(target) if each in MODULES and each not in (inside, "fedsim")}
+            edges |= {
+                (name, each)
+                for each in with_parents(target)
+                if each in MODULES and each not in (inside, "fedsim")
+            }
     assert len(edges) > 300
     assert circles(edges) == []
 
@@ -86,7 +99,10 @@ def test_the_circles_that_would_be_there_are_found():
 @pytest.mark.parametrize(
     ("room", "others"),
     [
-        ("algorithms", {"engine", "rounds", "simulation", "config", "models", "training", "protocols"}),
+        (
+            "algorithms",
+            {"engine", "rounds", "simulation", "config", "models", "training", "protocols"},
+        ),
         ("engine", {"rounds", "algorithms", "training", "config", "simulation"}),
         ("config", {"analysis", "cli"}),
         ("training", {"kernels", "rounds", "engine"}),
@@ -108,16 +124,27 @@ def test_nothing_imports_the_command_line():
     assert [
         name
         for name, path in MODULES.items()
-        if any(t.startswith("fedsim.cli") for t in imports(path)) and package_of(name) not in ("fedsim.cli", "fedsim.__main__")
+        if any(t.startswith("fedsim.cli") for t in imports(path))
+        and package_of(name) not in ("fedsim.cli", "fedsim.__main__")
     ] == []
 
 
-@pytest.mark.parametrize(("library", "doors"), [("ray", {"engine"}), ("hydra", {"config"}), ("flwr", {"flower"})])
+@pytest.mark.parametrize(
+    ("library", "doors"), [("ray", {"engine"}), ("hydra", {"config"}), ("flwr", {"flower"})]
+)
 def test_each_large_library_has_one_door(library, doors):
     found = set()
     for name, path in MODULES.items():
-        names = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import | ast.ImportFrom)]
-        roots = {(each.module or "") if isinstance(each, ast.ImportFrom) else a.name for each in names for a in each.names}
+        names = [
+            n
+            for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
+        roots = {
+            (each.module or "") if isinstance(each, ast.ImportFrom) else a.name
+            for each in names
+            for a in each.names
+        }
         if any(root.split(".")[0] == library for root in roots):
             found.add(package_of(name).removeprefix("fedsim."))
     assert found == doors
@@ -156,20 +183,32 @@ for init in pathlib.Path(fedsim.__file__).parent.glob("*/__init__.py"):
 def loaded(code: str) -> list[str]:
     """The modules that a new process has after running `code`."""
     command = [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout.split()
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=REPOSITORY
+    ).stdout.split()
 
 
 def test_importing_fedsim_or_the_in_process_engine_needs_neither_ray_nor_hydra():
-    assert [name for name in loaded("import fedsim") if name.startswith(("fedsim.", "torch", "ray", "hydra"))] == []
+    assert [
+        name
+        for name in loaded("import fedsim")
+        if name.startswith(("fedsim.", "torch", "ray", "hydra"))
+    ] == []
     found = loaded("import fedsim.simulation.simulation")
-    assert not {"ray", "hydra", "flwr", "matplotlib", "sklearn"} & {name.split(".")[0] for name in found}
+    assert not {"ray", "hydra", "flwr", "matplotlib", "sklearn"} & {
+        name.split(".")[0] for name in found
+    }
 
 
 def test_what_a_simulation_imports_stays_small():
-    """133 modules and 11,805 lines before there were rooms."""
-    own = [name for name in loaded("from fedsim import Simulation; Simulation") if name.split(".")[0] == "fedsim"]
+    """133 modules and 11,805 lines, of 140 columns, before there were rooms."""
+    own = [
+        name
+        for name in loaded("from fedsim import Simulation; Simulation")
+        if name.split(".")[0] == "fedsim"
+    ]
     lines = sum(len(MODULES[name].read_text().splitlines()) for name in own if name in MODULES)
-    assert len(own) <= 110 and lines <= 9300, (len(own), lines)
+    assert len(own) <= 105 and lines <= 11300, (len(own), lines)
 
 
 def test_the_reading_path_is_short_and_named_in_the_readme():
@@ -178,5 +217,8 @@ def test_the_reading_path_is_short_and_named_in_the_readme():
     section = text[text.index("**Reading path**") :].split("\n\n")[0]
     files = re.findall(r"`fedsim/([\w/]+\.py)`", section)
     assert 5 <= len(files) == len(set(files)) <= 8
-    assert files[0] == "simulation/simulation.py" and {"algorithms/fedau.py", "algorithms/fedspeed.py"} < set(files)
+    assert files[0] == "simulation/simulation.py" and {
+        "algorithms/fedau.py",
+        "algorithms/fedspeed.py",
+    } < set(files)
     assert sum(len((PACKAGE / file).read_text().splitlines()) for file in files) <= 2000

@@ -2,7 +2,8 @@
 
     v <- beta v + mean of D;  x <- x + eta (mean of D + beta v)
 
-Symbols: D updates, v velocity, both [P]. An empty round counts as an update of zero. Over a graph each node keeps a velocity of its own.
+Symbols: D updates, v velocity, both [P]. An empty round counts as an update of zero. Over a graph
+each node keeps a velocity of its own.
 """
 
 import torch

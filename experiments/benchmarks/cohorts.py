@@ -1,10 +1,13 @@
-"""Clients trained together in batched calls against one after the other, on one device: python cohorts.py [--device cuda]
+"""Clients trained together in batched calls against one after the other, on one device: python
+cohorts.py [--device cuda]
 
-For each model and cohort size, in turn: a plain PyTorch loop over the clients (data on the device, torch.optim.SGD), and fedsim in process
-with `local.execution` looped, stacked and auto (its fixed rule). A client takes five local steps. Needs no Ray and no Hydra.
+For each model and cohort size, in turn: a plain PyTorch loop over the clients (data on the device,
+torch.optim.SGD), and fedsim in process with `local.execution` looped, stacked and auto (its fixed
+rule). A client takes five local steps. Needs no Ray and no Hydra.
 
-Where a round would take longer than --limit seconds, by the time that smaller cohorts took, it is left out. Models after a round are
-compared with the loop's, as in sameness.py. Lines go to results/cohorts.jsonl in place of those of the same device and model.
+Where a round would take longer than --limit seconds, by the time that smaller cohorts took, it is
+left out. Models after a round are compared with the loop's, as in sameness.py. Lines go to
+results/cohorts.jsonl in place of those of the same device and model.
 """
 
 from __future__ import annotations
@@ -46,16 +49,20 @@ from fedsim.training.execution import clients_per_call, gradient_kernel  # noqa:
 
 STEPS, RATE, FEW = 5, 0.05, 3
 PLAIN, WAYS = "plain loop", ("looped", "stacked", "auto")
-MODELS: dict[str, tuple[Callable, list[int], int]] = {  # how it is made, shape of an example, examples of a batch
+# How it is made, shape of an example, examples of a batch
+MODELS: dict[str, tuple[Callable, list[int], int]] = {
     "W2": (functools.partial(MLP, hidden=[64]), [784], 10),
     "W1b": (LeNet, [1, 28, 28], 32),
     "W1": (McMahanCNN, [1, 28, 28], 32),
     "ResNet-18": (functools.partial(ResNet18, stem="cifar"), [3, 32, 32], 32),
 }
-DENSE, CONVOLUTIONAL = 1e-4, 0.2  # greatest distance of a parameter; norm of the difference by that of the way gone, see sameness.py
+# Greatest distance of a parameter; norm of the difference by that of the way gone, see sameness.py
+DENSE, CONVOLUTIONAL = 1e-4, 0.2
 
 
-def simulation(name: str, cohort: int, device: str, rounds: int, way: str = "auto", **changes: Any) -> Simulation:
+def simulation(
+    name: str, cohort: int, device: str, rounds: int, way: str = "auto", **changes: Any
+) -> Simulation:
     """All of `cohort` clients take part in every round."""
     model, shape, batch = MODELS[name]
     return Simulation(
@@ -73,7 +80,8 @@ def simulation(name: str, cohort: int, device: str, rounds: int, way: str = "aut
 
 
 class PlainLoop:
-    """Federated averaging as one writes it without a simulator: the same model, examples, batches and steps."""
+    """Federated averaging as one writes it without a simulator: the same model, examples, batches
+    and steps."""
 
     def __init__(self, simulated: Simulation) -> None:
         self.task = simulated.prepare().task
@@ -90,7 +98,9 @@ class PlainLoop:
         _finish(self.device)
         started = time.perf_counter()
         clients = np.arange(len(task.shards))
-        index = torch.from_numpy(draw_batches(task.shards, clients, task.local, task.seed, self.round).index).to(self.device)
+        index = torch.from_numpy(
+            draw_batches(task.shards, clients, task.local, task.seed, self.round).index
+        ).to(self.device)
         total = [torch.zeros_like(part) for part in self.model]
         for batches in index:
             with torch.no_grad():
@@ -133,12 +143,16 @@ def seconds(name: str, cohort: int, device: str, way: str, rounds: int) -> dict:
         with patch.object(vmapped, "TRACED_AFTER", 2):  # in the first round, which is not counted
             simulation(name, cohort, device, 1 + rounds, way, loggers=[clock]).run()
         found = clock.mean
-    return {"seconds": found, "bytes": torch.cuda.max_memory_allocated(device) if device != "cpu" else None}
+    return {
+        "seconds": found,
+        "bytes": torch.cuda.max_memory_allocated(device) if device != "cpu" else None,
+    }
 
 
 def differences(name: str, device: str, ways: Sequence[str]) -> tuple[dict[str, float], float]:
-    """How far the models of three clients are after one round from the plain loop's, by way, in units of what is allowed; seconds of the
-    loop's second round, since a device's first one takes longer."""
+    """How far the models of three clients are after one round from the plain loop's, by way, in
+    units of what is allowed; seconds of the loop's second round, since a device's first one takes
+    longer."""
     loop = PlainLoop(simulation(name, FEW, device, 1))
     first = loop.flat()
     loop.run()
@@ -149,7 +163,9 @@ def differences(name: str, device: str, ways: Sequence[str]) -> tuple[dict[str, 
         if name == "W2":
             apart[way] = float((found - expected).abs().max()) / DENSE
         else:
-            apart[way] = float((found - expected).norm() / (expected - first).norm()) / CONVOLUTIONAL
+            apart[way] = (
+                float((found - expected).norm() / (expected - first).norm()) / CONVOLUTIONAL
+            )
     return apart, taken
 
 
@@ -157,7 +173,10 @@ def measure(name: str, options: argparse.Namespace) -> list[dict]:
     device, lines = options.device, []
     unlike, taken = differences(name, device, [way for way in options.ways if way != PLAIN])
     last = dict.fromkeys(options.ways, taken / FEW)  # seconds of a client
-    print(f"{name}: apart from the plain loop after a round, in units of what is allowed: {unlike}", flush=True)
+    print(
+        f"{name}: apart from the plain loop after a round, in units of what is allowed: {unlike}",
+        flush=True,
+    )
     for cohort in options.cohorts:
         left = [way for way in options.ways if cohort * last[way] <= options.limit]
         found: dict[str, list[dict]] = {way: [] for way in left}
@@ -165,10 +184,17 @@ def measure(name: str, options: argparse.Namespace) -> list[dict]:
             for way in left:
                 try:
                     found[way].append(seconds(name, cohort, device, way, options.rounds))
-                except Exception as error:  # memory, or a module that cannot be stacked: the table says so
+                # memory, or a module that cannot be stacked: the table says so
+                except Exception as error:
                     found[way].append({"error": f"{type(error).__name__} {error}".splitlines()[0]})
         for way, each in found.items():
-            line = {"device": named(device), "model": name, "cohort": cohort, "way": way, "same": unlike.get(way, 0.0) <= 1}
+            line = {
+                "device": named(device),
+                "model": name,
+                "cohort": cohort,
+                "way": way,
+                "same": unlike.get(way, 0.0) <= 1,
+            }
             good = [one["seconds"] for one in each if "seconds" in one]
             if len(good) == len(each):
                 line |= {"seconds": good, "bytes": each[0]["bytes"]}
@@ -180,26 +206,49 @@ def measure(name: str, options: argparse.Namespace) -> list[dict]:
                 line |= {"kernel": gradient_kernel(task.module, task.local, device).__name__}
                 line |= {"together": clients_per_call(task.module, task.local, device)}
             lines.append(line)
-            print(f"{name} {cohort} {way}: {line.get('error') or [round(1000 * value, 2) for value in good]}", flush=True)
+            print(
+                f"{name} {cohort} {way}:"
+                f" {line.get('error') or [round(1000 * value, 2) for value in good]}",
+                flush=True,
+            )
     return lines
 
 
 def named(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device != "cpu" else f"CPU ({platform.machine()}), one thread"
+    return (
+        torch.cuda.get_device_name(device)
+        if device != "cpu"
+        else f"CPU ({platform.machine()}), one thread"
+    )
 
 
 def table(results: Path) -> str:
     """What was found, as Markdown: a table for each device."""
     lines, rows = read(results / "cohorts.jsonl"), []
     for device in dict.fromkeys(line["device"] for line in lines):
-        rows += [f"**{device}**", "", "| model | clients a round | plain loop, ms a round | time of the loop over fedsim's: "]
-        rows[-1] += "looped | stacked | auto | kernel of auto, clients a call at most | peak MB, loop, stacked |"
+        rows += [
+            f"**{device}**",
+            "",
+            "| model | clients a round | plain loop, ms a round | time of the loop over fedsim's: ",
+        ]
+        rows[-1] += (
+            "looped | stacked | auto | kernel of auto, clients a call at most | peak MB, loop,"
+            " stacked |"
+        )
         rows.append("|---|---|---|---|---|---|---|---|")
         mine = [line for line in lines if line["device"] == device]
         for model, cohort in dict.fromkeys((line["model"], line["cohort"]) for line in mine):
-            by_way = {line["way"]: line for line in mine if (line["model"], line["cohort"]) == (model, cohort)}
+            by_way = {
+                line["way"]: line
+                for line in mine
+                if (line["model"], line["cohort"]) == (model, cohort)
+            }
             loop, auto = by_way.get(PLAIN, {}), by_way.get("auto", {})
-            shown = f"{Median.of([1000 * value for value in loop['seconds']]):.3g}" if "seconds" in loop else "-"
+            shown = (
+                f"{Median.of([1000 * value for value in loop['seconds']]):.3g}"
+                if "seconds" in loop
+                else "-"
+            )
             gains = " | ".join(_gain(loop, by_way.get(way)) for way in WAYS)
             kernel = f"{auto['kernel']}, {auto['together']}" if "kernel" in auto else "-"
             memory = [by_way.get(way, {}).get("bytes") for way in (PLAIN, "stacked")]
@@ -214,22 +263,40 @@ def _gain(loop: dict, line: dict | None) -> str:
         return "-"
     if "error" in line:
         return f"failed: {line['error'][:60]}"
-    return f"{ratios(loop['seconds'], line['seconds']):.2f}" if line["same"] else "not the same work"
+    return (
+        f"{ratios(loop['seconds'], line['seconds']):.2f}" if line["same"] else "not the same work"
+    )
 
 
 def draw(results: Path) -> None:
-    """A picture for each device: what stacking clients gains over the plain loop, by cohort size."""
+    """A picture for each device: what stacking clients gains over the plain loop, by cohort
+    size."""
     lines = read(results / "cohorts.jsonl")
     devices = list(dict.fromkeys(line["device"] for line in lines))
     figure = Figure(figsize=(6 * len(devices), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, device in zip(figure.subplots(1, len(devices), squeeze=False).ravel(), devices, strict=True):
-        at = {(line["model"], line["way"], line["cohort"]): line for line in lines if line["device"] == device and "seconds" in line}
+    for axes, device in zip(
+        figure.subplots(1, len(devices), squeeze=False).ravel(), devices, strict=True
+    ):
+        at = {
+            (line["model"], line["way"], line["cohort"]): line
+            for line in lines
+            if line["device"] == device and "seconds" in line
+        }
         for color, model in enumerate(dict.fromkeys(model for model, _, _ in at)):
             for way, style in (("stacked", "o-"), ("looped", "o:")):
-                sizes = [cohort for name, how, cohort in at if (name, how) == (model, way) and (model, PLAIN, cohort) in at]
-                gains = [ratios(at[model, PLAIN, size]["seconds"], at[model, way, size]["seconds"]).value for size in sizes]
-                axes.plot(sizes, gains, style, color=f"C{color}", markersize=4, label=f"{model}, {way}")
+                sizes = [
+                    cohort
+                    for name, how, cohort in at
+                    if (name, how) == (model, way) and (model, PLAIN, cohort) in at
+                ]
+                gains = [
+                    ratios(at[model, PLAIN, size]["seconds"], at[model, way, size]["seconds"]).value
+                    for size in sizes
+                ]
+                axes.plot(
+                    sizes, gains, style, color=f"C{color}", markersize=4, label=f"{model}, {way}"
+                )
         axes.axhline(1, color="0.7", linewidth=0.8)
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -247,21 +314,30 @@ def draw(results: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--cohorts", nargs="+", type=int, default=[10, 30, 100, 300, 1000])
     parser.add_argument("--ways", nargs="+", choices=(PLAIN, *WAYS), default=[PLAIN, *WAYS])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2, help="that are timed, of each launch")
-    parser.add_argument("--limit", type=float, default=10.0, help="seconds of a round, above which a cohort is left out")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=10.0,
+        help="seconds of a round, above which a cohort is left out",
+    )
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     InProcess(device=options.device).check()
     torch.set_num_threads(1)
     for name in options.models:
-        replace_lines(options.results / "cohorts.jsonl", ("device", "model"), measure(name, options))
+        replace_lines(
+            options.results / "cohorts.jsonl", ("device", "model"), measure(name, options)
+        )
     print(table(options.results))
     draw(options.results)
 

@@ -1,7 +1,9 @@
-"""One point of `growth.py`: python growth_point.py '{"clients": 1000, "cohort": 100}'. Prints seconds a round and MB as JSON.
+"""One point of `growth.py`: python growth_point.py '{"clients": 1000, "cohort": 100}'. Prints
+seconds a round and MB as JSON.
 
-clients, examples (each), features, cohort; model: mlp (hidden: units), lenet or logistic_regression; rule: FedAvg or FedSpeed;
-degree: of a graph in place of a server; workers: on Ray, 0: in process; cluster: two nodes with one CPU each; rounds.
+clients, examples (each), features, cohort; model: mlp (hidden: units), lenet or
+logistic_regression; rule: FedAvg or FedSpeed; degree: of a graph in place of a server; workers: on
+Ray, 0: in process; cluster: two nodes with one CPU each; rounds.
 """
 
 from __future__ import annotations
@@ -28,7 +30,16 @@ from fedsim.participation import Full, Uniform
 from fedsim.protocols import Gossip, Server
 from fedsim.training import LocalTraining
 
-DEFAULTS = {"clients": 1000, "examples": 50, "features": 784, "cohort": 100, "model": "mlp", "hidden": 64, "rule": "FedAvg", "rounds": 10}
+DEFAULTS = {
+    "clients": 1000,
+    "examples": 50,
+    "features": 784,
+    "cohort": 100,
+    "model": "mlp",
+    "hidden": 64,
+    "rule": "FedAvg",
+    "rounds": 10,
+}
 
 
 @contextlib.contextmanager
@@ -42,7 +53,9 @@ def engine_of(given: dict):
         import ray
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
         try:
             cluster.add_node(num_cpus=1)
             cluster.wait_for_nodes()
@@ -65,9 +78,17 @@ class Memory(RoundClock):
 
 def simulation(given: dict, engine, clock: RoundClock) -> Simulation:
     image, clients = given["model"] == "lenet", given["clients"]
-    models = {"mlp": functools.partial(MLP, hidden=[given["hidden"]]), "lenet": LeNet, "logistic_regression": LogisticRegression}
+    models = {
+        "mlp": functools.partial(MLP, hidden=[given["hidden"]]),
+        "lenet": LeNet,
+        "logistic_regression": LogisticRegression,
+    }
     graph = given.get("degree")
-    place = {"protocol": Gossip(), "topology": RandomRegular(degree=graph), "mixing": UniformMixing()} if graph else {"protocol": Server()}
+    place = (
+        {"protocol": Gossip(), "topology": RandomRegular(degree=graph), "mixing": UniformMixing()}
+        if graph
+        else {"protocol": Server()}
+    )
     shape = [1, 28, 28] if image else [given["features"]]
     return Simulation(
         data=Synthetic(samples=clients * given["examples"], shape=shape, validation=0.0, test=200),
@@ -75,7 +96,9 @@ def simulation(given: dict, engine, clock: RoundClock) -> Simulation:
         model=models[given["model"]],
         client=FedSpeed() if given["rule"] == "FedSpeed" else Sgd(),
         aggregator=FedAvg(weighting="uniform"),
-        participation=Full() if graph or given["cohort"] == clients else Uniform(cohort=given["cohort"]),
+        participation=Full()
+        if graph or given["cohort"] == clients
+        else Uniform(cohort=given["cohort"]),
         local=LocalTraining(steps=None, epochs=1, batch_size=10, rate=0.05),
         evaluation=Evaluation(every=1_000_000, nodes=2),
         engine=engine,
@@ -92,7 +115,11 @@ def main() -> None:
     clock = Memory()
     with engine_of(given) as engine:
         result = simulation(given, engine, clock).run()
-        found = {"seconds": clock.median, "megabytes": clock.megabytes, "parameters": result.summary["parameters"]}
+        found = {
+            "seconds": clock.median,
+            "megabytes": clock.megabytes,
+            "parameters": result.summary["parameters"],
+        }
     print(json.dumps(found))
 
 

@@ -1,4 +1,5 @@
-"""What mixing costs on a large graph, beside copying as many bytes as it must read and write at least."""
+"""What mixing costs on a large graph, beside copying as many bytes as it must read and write at
+least."""
 
 from __future__ import annotations
 
@@ -32,8 +33,9 @@ class Enough(Exception):
 
 
 class TimedMixing(Engine):
-    """An engine whose sessions take the time of mixing, and after each that of a copy, so that both meet the machine as fast as it is then.
-    The first is not kept: it touches memory for the first time."""
+    """An engine whose sessions take the time of mixing, and after each that of a copy, so that both
+    meet the machine as fast as it is then. The first is not kept: it touches memory for the first
+    time."""
 
     def __init__(self, engine: Engine, mixings: int, copy: Callable[[], float]) -> None:
         self.engine, self.device, self.left, self.copy = engine, engine.device, mixings + 1, copy
@@ -63,7 +65,8 @@ class TimedMixing(Engine):
 
 
 def copying(moved: int, threads: int) -> Callable[[], float]:
-    """A function that gives the median seconds of reading and writing `moved` bytes together, by so many threads; measured on 1 GiB."""
+    """A function that gives the median seconds of reading and writing `moved` bytes together, by so
+    many threads; measured on 1 GiB."""
     size = min(COPIED, moved // 2)
     source, target = torch.ones(size // 4), torch.zeros(size // 4)
 
@@ -81,12 +84,18 @@ def copying(moved: int, threads: int) -> Callable[[], float]:
     return copy
 
 
-def measure_mixing(nodes: int, degree: int, mixings: int, workers: int = 0, threads: int = 1) -> dict:
-    """times: by name the seconds of each mixing, on so many Ray workers or in this process by so many threads, and of moving 2 x nodes x
-    parameters x 4 bytes by as many threads."""
+def measure_mixing(
+    nodes: int, degree: int, mixings: int, workers: int = 0, threads: int = 1
+) -> dict:
+    """times: by name the seconds of each mixing, on so many Ray workers or in this process by so
+    many threads, and of moving 2 x nodes x parameters x 4 bytes by as many threads."""
     moved = 2 * nodes * PARAMETERS * 4
     torch.set_num_threads(threads)
-    engine = TimedMixing(Ray(workers=workers) if workers else InProcess(), mixings, copying(moved, workers or threads))
+    engine = TimedMixing(
+        Ray(workers=workers) if workers else InProcess(),
+        mixings,
+        copying(moved, workers or threads),
+    )
     gossip = Simulation(
         data=Synthetic(samples=nodes, shape=[784], validation=0.0, test=100),
         partition=Iid(clients=nodes),

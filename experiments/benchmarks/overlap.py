@@ -1,7 +1,8 @@
-"""What could be gained at most by doing things beside training that fedsim does apart from it. A part of variants.py.
+"""What could be gained at most by doing things beside training that fedsim does apart from it. A
+part of variants.py.
 
-Neither is a way to run fedsim: evaluations that run beside training give their figures to nobody here, and rounds that are planned before
-the first one cost nothing while the others are timed.
+Neither is a way to run fedsim: evaluations that run beside training give their figures to nobody
+here, and rounds that are planned before the first one cost nothing while the others are timed.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ class Stamps(Logger):
         self.at.setdefault(rows[0]["round"], time.perf_counter())
 
     def mean(self, every: int) -> float:
-        """Seconds of a round, over as many as hold whole periods of so many rounds, evaluations included."""
+        """Seconds of a round, over as many as hold whole periods of so many rounds, evaluations
+        included."""
         last = FIRST + (max(self.at) - FIRST) // every * every
         return (self.at[last] - self.at[FIRST]) / (last - FIRST)
 
 
 @contextmanager
 def evaluating_beside_training() -> Iterator[None]:
-    """Evaluations wait for the next round's training and are dealt out with it, to whoever is free first."""
+    """Evaluations wait for the next round's training and are dealt out with it, to whoever is free
+    first."""
     run, waiting = RaySession.run, []
 
     def beside(self, jobs):
@@ -57,14 +60,18 @@ def evaluating_beside_training() -> Iterator[None]:
 
 @contextmanager
 def planned_before() -> Iterator[None]:
-    """All cohorts are drawn and all rounds planned before the first one, as if planning took no time."""
+    """All cohorts are drawn and all rounds planned before the first one, as if planning took no
+    time."""
     prepare = Simulation.prepare
 
     def prepared(self):
         found = prepare(self)
         cohorts = [found.pattern.cohort(round) for round in range(self.rounds)]
         ticks = [found.plan.tick(round, cohort) for round, cohort in enumerate(cohorts)]
-        found.pattern.cohort, found.plan.tick = cohorts.__getitem__, lambda round, cohort: ticks[round]
+        found.pattern.cohort, found.plan.tick = (
+            cohorts.__getitem__,
+            lambda round, cohort: ticks[round],
+        )
         return found
 
     with patch.object(Simulation, "prepare", prepared):

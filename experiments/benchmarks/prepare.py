@@ -1,10 +1,13 @@
-"""What all systems of a workload follow, written once: the data, the initial model, who takes part in which round, and in which order.
+"""What all systems of a workload follow, written once: the data, the initial model, who takes part
+in which round, and in which order.
 
     python prepare.py W2 [W1b ...]
 
-Into `.work/WORKLOAD/`: data.npz, what fedsim reads; x.npy, y.npy, the same training examples by client [N, n, ...] for the others, who map
-them; test.npz; plan.npz with
-    initial     float32 [P], the model before the first round, parameter after parameter in torch's own order
+Into `.work/WORKLOAD/`: data.npz, what fedsim reads; x.npy, y.npy, the same training examples by
+client [N, n, ...] for the others, who map them; test.npz; plan.npz with
+    initial
+        float32 [P], the model before the first round, parameter after parameter in torch's own
+        order
     cohorts     int32 [R, S], clients of each round
     orders      int16 [R, S, n], positions in a client's shard, in the order in which they are used
     mean, std   what inputs are standardised with: (x / 255 - mean) / std
@@ -54,17 +57,25 @@ def _plan(workload: Workload, folder: Path) -> dict[str, np.ndarray]:
     task, dataset = prepared.task, prepared.task.dataset
     shards = task.shards.indices.reshape(workload.clients, workload.examples)
     if not np.array_equal(shards.ravel(), np.arange(shards.size)) or dataset.validation is not None:
-        raise SystemExit(f"{workload.name}: fedsim's shards are not the clients' examples in the order of the file")
+        raise SystemExit(
+            f"{workload.name}: fedsim's shards are not the clients' examples in the order of the"
+            " file"
+        )
     module = build_model(simulated.model, dataset.input_shape, dataset.outputs, simulated.seed, 0)
     cohorts, orders = [], []
     for round in range(ROUNDS):
         cohort = prepared.pattern.cohort(round)
         batches = draw_batches(task.shards, cohort, task.local, task.seed, round)
-        used = [_in_order(index, count, shards[client]) for index, count, client in zip(batches.index, batches.count, cohort, strict=True)]
+        used = [
+            _in_order(index, count, shards[client])
+            for index, count, client in zip(batches.index, batches.count, cohort, strict=True)
+        ]
         cohorts.append(cohort)
         orders.append(used)
     plan = {
-        "initial": torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()]).numpy(),
+        "initial": (
+            torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()]).numpy()
+        ),
         "cohorts": np.array(cohorts, np.int32),
         "orders": np.array(orders, np.int16),
         "mean": dataset.mean,
@@ -77,8 +88,11 @@ def _plan(workload: Workload, folder: Path) -> dict[str, np.ndarray]:
 
 
 def _in_order(index: np.ndarray, count: np.ndarray, shard: np.ndarray) -> np.ndarray:
-    """Positions in a shard that begins at shard[0], in the order of use. index: [K, B]; count: [K], examples that count in each batch."""
-    return np.concatenate([row[:number] for row, number in zip(index, count, strict=True)]) - shard[0]
+    """Positions in a shard that begins at shard[0], in the order of use. index: [K, B]; count: [K],
+    examples that count in each batch."""
+    return (
+        np.concatenate([row[:number] for row, number in zip(index, count, strict=True)]) - shard[0]
+    )
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Median:
-    """A median and its interval between two of the values. coverage: the probability with which such an interval holds the true median,
-    0.9375 at most with 5 values, 0.96875 with 6."""
+    """A median and its interval between two of the values. coverage: the probability with which
+    such an interval holds the true median, 0.9375 at most with 5 values, 0.96875 with 6."""
 
     value: float
     low: float
@@ -21,7 +21,8 @@ class Median:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Median:
-        """The narrowest interval between order statistics that covers 95 %, and where none does, from the least to the greatest."""
+        """The narrowest interval between order statistics that covers 95 %, and where none does,
+        from the least to the greatest."""
         ordered, n = sorted(values), len(values)
         cut = 0  # values left out at either end
         while cut + 1 < (n + 1) // 2 and _coverage(n, cut + 1) >= 0.95:

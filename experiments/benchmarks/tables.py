@@ -1,6 +1,8 @@
-"""Tables and pictures of what was measured, and the README's: python tables.py [--results FOLDER] [--readme]
+"""Tables and pictures of what was measured, and the README's: python tables.py [--results FOLDER]
+[--readme]
 
-Between `<!-- NAME -->` and `<!-- end -->` the README holds what is made here; --readme writes it anew. No number there is typed by hand.
+Between `<!-- NAME -->` and `<!-- end -->` the README holds what is made here; --readme writes it
+anew. No number there is typed by hand.
 """
 
 from __future__ import annotations
@@ -29,20 +31,28 @@ class Comparison:
     def __init__(self, name: str, lines: list[dict], bound: dict) -> None:
         self.name, self.bound = name, bound
         mine = [line for line in lines if line["workload"] == name]
-        self.lines = {system: [line for line in mine if line["system"] == system and "error" not in line] for system in ORDER}
+        self.lines = {
+            system: [line for line in mine if line["system"] == system and "error" not in line]
+            for system in ORDER
+        }
         self.failed = {line["system"] for line in mine if "error" in line}
 
     def seconds(self, system: str) -> list[float]:
         return [line["per_round"] for line in self.lines[system]]
 
     def ratio(self, system: str) -> Median | None:
-        """To fedsim on Ray, over repeats; None unless both did the same work as the plain loop in every launch."""
+        """To fedsim on Ray, over repeats; None unless both did the same work as the plain loop in
+        every launch."""
         both = [self.lines[system], self.lines[BASE]]
         if not all(lines and all(line["same"] for line in lines) for lines in both):
             return None
         by_repeat = [{line["repeat"]: line["per_round"] for line in lines} for lines in both]
         shared = sorted(by_repeat[0].keys() & by_repeat[1].keys())
-        return ratios(*([found[repeat] for repeat in shared] for found in by_repeat)) if shared else None
+        return (
+            ratios(*([found[repeat] for repeat in shared] for found in by_repeat))
+            if shared
+            else None
+        )
 
     def row(self, system: str) -> str:
         if system in self.failed or not self.lines[system]:
@@ -53,8 +63,15 @@ class Comparison:
         memory = max(lines, key=lambda line: line["pss"])
         evaluation = Median.of([line.get("evaluation", 0.0) / 10 for line in lines]).value
         ratio = self.ratio(system)
-        share = "{:.0f} % ({:.0f} %)".format(*(100 * self.bound[b] / seconds.value for b in BOUNDS)) if self.bound else "-"
-        scaled = Median(*(1000 * value for value in (seconds.value, seconds.low, seconds.high)), seconds.coverage)
+        share = (
+            "{:.0f} % ({:.0f} %)".format(*(100 * self.bound[b] / seconds.value for b in BOUNDS))
+            if self.bound
+            else "-"
+        )
+        scaled = Median(
+            *(1000 * value for value in (seconds.value, seconds.low, seconds.high)),
+            seconds.coverage,
+        )
         cells = [
             system,
             f"{scaled.value:.3g} ({scaled.low:.3g} to {scaled.high:.3g})",
@@ -64,7 +81,10 @@ class Comparison:
             share,
             f"{first.value:.1f}",
             f"{memory['pss']:.0f} ({memory['rss']:.0f}), {memory['processes']}",
-            f"{Median.of([line['accuracy'] for line in lines]).value:.4f}, {max(line['last_difference'] for line in lines):.0e}",
+            (
+                f"{Median.of([line['accuracy'] for line in lines]).value:.4f},"
+                f" {max(line['last_difference'] for line in lines):.0e}"
+            ),
             f"{ratio:.2f}" if ratio else "not the same work",
         ]
         return "| " + " | ".join(cells) + " |"
@@ -73,12 +93,17 @@ class Comparison:
         counts = {len(lines) for lines in self.lines.values() if lines}
         coverage = 100 * Median.of([0.0] * max(counts)).coverage
         head = [
-            f"**{self.name}**: {WORKLOADS[self.name].steps} local steps a round; {'/'.join(map(str, sorted(counts)))} launches of each; "
-            f"intervals of the median cover {coverage:.0f} %",
+            (
+                f"**{self.name}**: {WORKLOADS[self.name].steps} local steps a round;"
+                f" {'/'.join(map(str, sorted(counts)))} launches of each; intervals of the median"
+                f" cover {coverage:.0f} %"
+            ),
             "",
-            "| system | ms a round (interval) | single rounds | of it evaluation | steps/s |"
-            " share of the kernel bound (one client at a time) | first round done, s |"
-            " MB (RSS), processes | accuracy, difference | time, fedsim on Ray = 1 |",
+            (
+                "| system | ms a round (interval) | single rounds | of it evaluation | steps/s |"
+                " share of the kernel bound (one client at a time) | first round done, s |"
+                " MB (RSS), processes | accuracy, difference | time, fedsim on Ray = 1 |"
+            ),
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
         shown = [system for system in ORDER if self.lines[system] or system in self.failed]
@@ -88,17 +113,25 @@ class Comparison:
 def comparisons(results: Path) -> list[Comparison]:
     lines = read(results / "launches.jsonl")
     bounds = {line["workload"]: line for line in read(results / "roofline.jsonl")}
-    return [Comparison(name, lines, bounds.get(name, {})) for name in WORKLOADS if any(line["workload"] == name for line in lines)]
+    return [
+        Comparison(name, lines, bounds.get(name, {}))
+        for name in WORKLOADS
+        if any(line["workload"] == name for line in lines)
+    ]
 
 
 def roofline_table(results: Path) -> str:
     rows = [
-        "| | GFLOP a round | GFLOP/s of each layer, both cores | bound, ms a round (one client at a time) | of it mixing |",
+        (
+            "| | GFLOP a round | GFLOP/s of each layer, both cores | bound, ms a round (one client"
+            " at a time) | of it mixing |"
+        ),
         "|---|---|---|---|---|",
     ]
     for line in read(results / "roofline.jsonl"):
         rates = ", ".join(
-            f"{shape[0]} {shape[1]} to {shape[2]}: {rate:.0f}" for shape, rate in zip(line["layers"], line["gflops"], strict=True)
+            f"{shape[0]} {shape[1]} to {shape[2]}: {rate:.0f}"
+            for shape, rate in zip(line["layers"], line["gflops"], strict=True)
         )
         mixing = f"{1000 * line['mixing']:.2g}" if line["mixing"] else ""
         bounds = "{:.3g} ({:.3g})".format(*(1000 * line[which] for which in BOUNDS))
@@ -115,10 +148,22 @@ def draw(found: list[Comparison], path: Path) -> None:
         shown = [system for system in ORDER if each.lines[system]][::-1]
         medians = [Median.of(each.seconds(system)) for system in shown]
         values = [1000 * median.value for median in medians]
-        spread = [[1000 * (m.value - m.low) for m in medians], [1000 * (m.high - m.value) for m in medians]]
+        spread = [
+            [1000 * (m.value - m.low) for m in medians],
+            [1000 * (m.high - m.value) for m in medians],
+        ]
         for at, (value, low, high, system) in enumerate(zip(values, *spread, shown, strict=True)):
             color = "C0" if system.startswith("fedsim") else "0.4"
-            axes.errorbar(value, at, xerr=[[low], [high]], fmt="o", color=color, markersize=4, elinewidth=1, capsize=2)
+            axes.errorbar(
+                value,
+                at,
+                xerr=[[low], [high]],
+                fmt="o",
+                color=color,
+                markersize=4,
+                elinewidth=1,
+                capsize=2,
+            )
         axes.set_yticks(range(len(shown)), shown)
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.grid(axis="x", which="both", linewidth=0.3)
@@ -148,7 +193,9 @@ def fill(readme: Path, name: str, text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--readme", action="store_true")
     options = parser.parse_args()

@@ -10,7 +10,8 @@ from fedsim.recording.loggers import Logger
 
 
 class RoundClock(Logger):
-    """Seconds of every round, from the end of one to the end of the next, evaluation aside, and of every evaluation."""
+    """Seconds of every round, from the end of one to the end of the next, evaluation aside, and of
+    every evaluation."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

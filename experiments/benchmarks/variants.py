@@ -1,16 +1,25 @@
-"""What algorithms, shard sizes, executions and mixing cost beside each other: python variants.py [--only PART ...]
+"""What algorithms, shard sizes, executions and mixing cost beside each other: python variants.py
+[--only PART ...]
 
-    rules       FedProx and FedSpeed against FedAvg on W2, W1b and W1 (there with cohorts of 4), in process
-    ragged      shards of log-normal sizes (sigma 1) against equal ones on W2, seconds per local step, in process and on 2 Ray workers
+    rules
+        FedProx and FedSpeed against FedAvg on W2, W1b and W1 (there with cohorts of 4), in process
+    ragged
+        shards of log-normal sizes (sigma 1) against equal ones on W2, seconds per local step, in
+        process and on 2 Ray workers
     execution   one client at a time against several in one batched call, W2, in process
-    mixing      10,000 nodes of degree 8 with 50,890 parameters against moving 2 x 4 bytes of each parameter once (needs 9 GB; --nodes)
+    mixing
+        10,000 nodes of degree 8 with 50,890 parameters against moving 2 x 4 bytes of each parameter
+        once (needs 9 GB; --nodes)
     means       each means of being fast: with it and without, on the workloads that it is meant for
     evaluations the same of evaluations
     overlap     what planning and evaluating beside training could bring at most, on 2 Ray workers
     sweep       8 short runs one after the other against two at a time, in process
-    seeds       ten runs that differ in the seed: one after the other, trained together, and both in two processes
+    seeds
+        ten runs that differ in the seed: one after the other, trained together, and both in two
+        processes
 
-Everything that is compared runs in turn, repeat by repeat, in this process (sweeps: in processes of their own).
+Everything that is compared runs in turn, repeat by repeat, in this process (sweeps: in processes of
+their own).
 """
 
 from __future__ import annotations
@@ -49,7 +58,12 @@ from fedsim.training.batches import local_steps  # noqa: E402
 
 ROUNDS = {"W2": 15, "W1b": 6, "W1": 3, "residual": 40}  # the first is not counted
 RAGGED = WORK / "ragged.npz"
-UNITS = {"ragged": ("µs a step", 1e6), "sweep": ("s", 1.0), "seeds": ("s", 1.0), "evaluations": ("ms each", 1e3)}
+UNITS = {
+    "ragged": ("µs a step", 1e6),
+    "sweep": ("s", 1.0),
+    "seeds": ("s", 1.0),
+    "evaluations": ("ms each", 1e3),
+}
 Times = dict[str, list[float]]  # seconds of each repeat
 
 
@@ -57,7 +71,12 @@ def seconds(workload: Workload, rounds: int, data: Path | None = None, **changes
     """Mean seconds of a round."""
     clock = RoundClock()
     data = data or prepared_folder(WORKLOADS[workload.name]) / "data.npz"
-    simulation(workload, data, rounds, **{"evaluation": Evaluation(every=rounds), "loggers": [clock], **changes}).run()
+    simulation(
+        workload,
+        data,
+        rounds,
+        **{"evaluation": Evaluation(every=rounds), "loggers": [clock], **changes},
+    ).run()
     return clock.mean
 
 
@@ -66,7 +85,10 @@ def interleaved(variants: dict[str, Callable[[], float]], repeats: int) -> Times
     for repeat in range(repeats):
         for name, variant in variants.items():
             found[name].append(variant())
-            print(f"{time.strftime('%H:%M:%S')} {repeat + 1} {name}: {found[name][-1]:.5f}", flush=True)
+            print(
+                f"{time.strftime('%H:%M:%S')} {repeat + 1} {name}: {found[name][-1]:.5f}",
+                flush=True,
+            )
     return found
 
 
@@ -75,8 +97,18 @@ def rules(repeats: int, rounds: dict[str, int]) -> list[dict]:
     for name in ("W2", "W1b", "W1"):
         workload = replace(WORKLOADS[name], cohort=4) if name == "W1" else WORKLOADS[name]
         kinds = {"FedAvg": Sgd, "FedProx": FedProx, "FedSpeed": FedSpeed}
-        variants = {kind: lambda make=make, w=workload: seconds(w, rounds[w.name], client=make()) for kind, make in kinds.items()}
-        lines.append({"part": "rules", "what": name, "base": "FedAvg", "times": interleaved(variants, repeats)})
+        variants = {
+            kind: lambda make=make, w=workload: seconds(w, rounds[w.name], client=make())
+            for kind, make in kinds.items()
+        }
+        lines.append(
+            {
+                "part": "rules",
+                "what": name,
+                "base": "FedAvg",
+                "times": interleaved(variants, repeats),
+            }
+        )
     return lines
 
 
@@ -93,7 +125,9 @@ def ragged_sizes(clients: int, batch: int, steps: int) -> np.ndarray:
 def ragged_data() -> np.ndarray:
     """Write W2 with unequal shards; their sizes."""
     workload = WORKLOADS["W2"]
-    sizes = ragged_sizes(workload.clients, workload.batch, workload.clients * workload.examples // workload.batch)
+    sizes = ragged_sizes(
+        workload.clients, workload.batch, workload.clients * workload.examples // workload.batch
+    )
     RAGGED.parent.mkdir(exist_ok=True)
     write_data(workload, RAGGED, sizes)
     return sizes
@@ -104,17 +138,28 @@ def steps_of(draws: np.ndarray, scale: float, batch: int) -> int:
 
 
 def ragged(repeats: int, rounds: dict[str, int]) -> list[dict]:
-    """Seconds per local step: the cohorts of unequal clients have more steps in one round and fewer in another."""
+    """Seconds per local step: the cohorts of unequal clients have more steps in one round and fewer
+    in another."""
     workload, lines, sizes = WORKLOADS["W2"], [], ragged_data()
     files = {"equal sizes": prepared_folder(workload) / "data.npz", "log-normal sizes": RAGGED}
     per_round = {name: mean_steps(workload, file, rounds["W2"]) for name, file in files.items()}
     for engine, make in (("in process", InProcess), ("on 2 Ray workers", lambda: Ray(workers=2))):
         variants = {
-            name: lambda file=file, name=name, make=make: seconds(workload, rounds["W2"], file, engine=make()) / per_round[name]
+            name: lambda file=file, name=name, make=make: (
+                seconds(workload, rounds["W2"], file, engine=make()) / per_round[name]
+            )
             for name, file in files.items()
         }
         facts = {"steps": per_round, "greatest": int(sizes.max()), "examples": int(sizes.sum())}
-        lines.append({"part": "ragged", "what": engine, "base": "equal sizes", "times": interleaved(variants, repeats), **facts})
+        lines.append(
+            {
+                "part": "ragged",
+                "what": engine,
+                "base": "equal sizes",
+                "times": interleaved(variants, repeats),
+                **facts,
+            }
+        )
     return lines
 
 
@@ -122,7 +167,10 @@ def mean_steps(workload: Workload, file: Path, rounds: int) -> float:
     """Local steps of a round, over the rounds that are timed."""
     prepared = simulation(workload, file, rounds).prepare()
     sizes = prepared.task.shards.sizes
-    steps = [int(local_steps(sizes[prepared.pattern.cohort(round)], prepared.task.local).sum()) for round in range(rounds)]
+    steps = [
+        int(local_steps(sizes[prepared.pattern.cohort(round)], prepared.task.local).sum())
+        for round in range(rounds)
+    ]
     return float(np.mean(steps[1:]))
 
 
@@ -130,10 +178,22 @@ def execution(repeats: int, rounds: dict[str, int]) -> list[dict]:
     workload = WORKLOADS["W2"]
 
     def local(how: str) -> LocalTraining:
-        return LocalTraining(steps=None, epochs=1, batch_size=workload.batch, rate=RATE, execution=how)
+        return LocalTraining(
+            steps=None, epochs=1, batch_size=workload.batch, rate=RATE, execution=how
+        )
 
-    variants = {how: lambda how=how: seconds(workload, rounds["W2"], local=local(how)) for how in ("stacked", "looped")}
-    return [{"part": "execution", "what": "W2", "base": "stacked", "times": interleaved(variants, repeats)}]
+    variants = {
+        how: lambda how=how: seconds(workload, rounds["W2"], local=local(how))
+        for how in ("stacked", "looped")
+    }
+    return [
+        {
+            "part": "execution",
+            "what": "W2",
+            "base": "stacked",
+            "times": interleaved(variants, repeats),
+        }
+    ]
 
 
 def means(repeats: int, rounds: dict[str, int]) -> list[dict]:
@@ -146,12 +206,31 @@ def means(repeats: int, rounds: dict[str, int]) -> list[dict]:
             data, count = RAGGED if name == "ragged" else None, rounds.get(name, rounds["W2"])
             model = {"model": Residual} if name == "residual" else {}
 
-            def one(patched: bool, w=workload, d=data, n=count, model=model, engine=engine, what=what, without=without) -> float:
-                with ALWAYS.get(what, contextlib.nullcontext)(), without() if patched else contextlib.nullcontext():
+            def one(
+                patched: bool,
+                w=workload,
+                d=data,
+                n=count,
+                model=model,
+                engine=engine,
+                what=what,
+                without=without,
+            ) -> float:
+                with (
+                    ALWAYS.get(what, contextlib.nullcontext)(),
+                    without() if patched else contextlib.nullcontext(),
+                ):
                     return seconds(w, n, d, engine=engine(), **model)
 
             variants = {"with": lambda one=one: one(False), "without": lambda one=one: one(True)}
-            lines.append({"part": "means", "what": f"{what}, {name}", "base": "with", "times": interleaved(variants, repeats)})
+            lines.append(
+                {
+                    "part": "means",
+                    "what": f"{what}, {name}",
+                    "base": "with",
+                    "times": interleaved(variants, repeats),
+                }
+            )
     return lines
 
 
@@ -163,13 +242,33 @@ def evaluations(repeats: int, rounds: dict[str, int]) -> list[dict]:
 
             def one(patched: bool, name=name, what=what, without=without) -> float:
                 clock, data = RoundClock(), prepared_folder(WORKLOADS[name]) / "data.npz"
-                workload = replace(WORKLOADS[name], cohort=1) if not WORKLOADS[name].degree else WORKLOADS[name]
-                with ALWAYS.get(what, contextlib.nullcontext)(), without() if patched else contextlib.nullcontext():
-                    simulation(workload, data, rounds["W2"], evaluation=Evaluation(every=1), loggers=[clock]).run()
+                workload = (
+                    replace(WORKLOADS[name], cohort=1)
+                    if not WORKLOADS[name].degree
+                    else WORKLOADS[name]
+                )
+                with (
+                    ALWAYS.get(what, contextlib.nullcontext)(),
+                    without() if patched else contextlib.nullcontext(),
+                ):
+                    simulation(
+                        workload,
+                        data,
+                        rounds["W2"],
+                        evaluation=Evaluation(every=1),
+                        loggers=[clock],
+                    ).run()
                 return statistics.median(clock.evaluations)
 
             variants = {"with": lambda one=one: one(False), "without": lambda one=one: one(True)}
-            lines.append({"part": "evaluations", "what": f"{what}, {name}", "base": "with", "times": interleaved(variants, repeats)})
+            lines.append(
+                {
+                    "part": "evaluations",
+                    "what": f"{what}, {name}",
+                    "base": "with",
+                    "times": interleaved(variants, repeats),
+                }
+            )
     return lines
 
 
@@ -179,14 +278,31 @@ def overlap(repeats: int, rounds: int) -> list[dict]:
     def one(workload: Workload, context: Callable) -> float:
         stamps, data = Stamps(), prepared_folder(workload) / "data.npz"
         with context():
-            simulation(workload, data, rounds, engine=Ray(workers=2), evaluation=Evaluation(every=every), loggers=[stamps]).run()
+            simulation(
+                workload,
+                data,
+                rounds,
+                engine=Ray(workers=2),
+                evaluation=Evaluation(every=every),
+                loggers=[stamps],
+            ).run()
         return stamps.mean(every)
 
     for what, (names, context) in OVERLAPS.items():
         for name in names:
             contexts = {"as it is": contextlib.nullcontext, what: context}
-            variants = {each: lambda with_=with_, w=WORKLOADS[name]: one(w, with_) for each, with_ in contexts.items()}
-            lines.append({"part": "overlap", "what": name, "base": "as it is", "times": interleaved(variants, repeats)})
+            variants = {
+                each: lambda with_=with_, w=WORKLOADS[name]: one(w, with_)
+                for each, with_ in contexts.items()
+            }
+            lines.append(
+                {
+                    "part": "overlap",
+                    "what": name,
+                    "base": "as it is",
+                    "times": interleaved(variants, repeats),
+                }
+            )
     return lines
 
 
@@ -209,20 +325,42 @@ def sweep(repeats: int, runs: int, rounds: int) -> list[dict]:
 
     def whole(how: list[str]) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            settings = ["data=digits", f"rounds={rounds}", f"seed={','.join(map(str, range(runs)))}", f"hydra.sweep.dir={folder}/sweep"]
+            settings = [
+                "data=digits",
+                f"rounds={rounds}",
+                f"seed={','.join(map(str, range(runs)))}",
+                f"hydra.sweep.dir={folder}/sweep",
+            ]
             started = time.perf_counter()
             command = [sys.executable, "-m", "fedsim", "run", "-m", *settings, *how]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+            subprocess.run(
+                command,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+            )
             return time.perf_counter() - started
 
     two = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    times = interleaved({"one after the other": lambda: whole([]), "two at a time": lambda: whole(two)}, max(1, repeats - 2))
-    return [{"part": "sweep", "what": f"{runs} runs of {rounds} rounds", "base": "two at a time", "times": times, "runs": runs}]
+    times = interleaved(
+        {"one after the other": lambda: whole([]), "two at a time": lambda: whole(two)},
+        max(1, repeats - 2),
+    )
+    return [
+        {
+            "part": "sweep",
+            "what": f"{runs} runs of {rounds} rounds",
+            "base": "two at a time",
+            "times": times,
+            "runs": runs,
+        }
+    ]
 
 
 def seeds(repeats: int, rounds: int) -> list[dict]:
-    """Seconds of ten runs on digits, where models are small, that differ in the seed: one after the other, together, and both in two
-    processes, without the start of processes."""
+    """Seconds of ten runs on digits, where models are small, that differ in the seed: one after the
+    other, together, and both in two processes, without the start of processes."""
     from joblib import Parallel, delayed
 
     halves, lines = (range(5), range(5, 10)), []
@@ -240,19 +378,29 @@ def seeds(repeats: int, rounds: int) -> list[dict]:
             ]
 
             def two(run: Callable, settings: list[str] = settings) -> float:
-                pool(delayed(_seconds_of)(run, [*settings, "rounds=2"], half) for half in halves)  # processes have started
+                # Processes have started
+                pool(delayed(_seconds_of)(run, [*settings, "rounds=2"], half) for half in halves)
                 started = time.perf_counter()
                 pool(delayed(_seconds_of)(run, settings, half) for half in halves)
                 return time.perf_counter() - started
 
             variants = {
-                "one after the other": lambda settings=settings: _seconds_of(_apart, settings, range(10)),
+                "one after the other": lambda settings=settings: _seconds_of(
+                    _apart, settings, range(10)
+                ),
                 "together": lambda settings=settings: _seconds_of(_together, settings, range(10)),
                 "two processes, one after the other": lambda two=two: two(_apart),
                 "two processes, five together": lambda two=two: two(_together),
             }
             times = interleaved(variants, repeats)
-            lines.append({"part": "seeds", "what": f"{what}, 10 runs of {rounds} rounds", "base": "one after the other", "times": times})
+            lines.append(
+                {
+                    "part": "seeds",
+                    "what": f"{what}, 10 runs of {rounds} rounds",
+                    "base": "one after the other",
+                    "times": times,
+                }
+            )
     return lines
 
 
@@ -281,7 +429,10 @@ def _together(simulations: list) -> None:
 
 def table(results: Path) -> str:
     """What was found, as Markdown."""
-    rows = ["| part | on | what | time (interval of the median) | times the first |", "|---|---|---|---|---|"]
+    rows = [
+        "| part | on | what | time (interval of the median) | times the first |",
+        "|---|---|---|---|---|",
+    ]
     for line in read(results / "variants.jsonl"):
         unit = UNITS.get(line["part"], ("ms a round", 1e3))
         for name, values in sorted(line["times"].items(), key=lambda item: item[0] != line["base"]):
@@ -290,17 +441,36 @@ def table(results: Path) -> str:
                 base = line["times"][line["base"]]
                 ratio = ratios(values, base) if len(values) == len(base) else None
             shown = "1" if name == line["base"] else f"{ratio:.2f}"
-            more = f", {3600 * line['runs'] / median.value:.0f} runs an hour" if "runs" in line else ""
-            rows.append(f"| {line['part']} | {line['what']} | {name} | {median:.4g} {unit[0]}{more} | {shown} |")
+            more = (
+                f", {3600 * line['runs'] / median.value:.0f} runs an hour" if "runs" in line else ""
+            )
+            rows.append(
+                f"| {line['part']} | {line['what']} | {name} | {median:.4g} {unit[0]}{more} |"
+                f" {shown} |"
+            )
     return "\n".join([*rows, ""])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("rules", "ragged", "execution", "means", "evaluations", "overlap", "mixing", "sweep", "seeds")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = (
+        "rules",
+        "ragged",
+        "execution",
+        "means",
+        "evaluations",
+        "overlap",
+        "mixing",
+        "sweep",
+        "seeds",
+    )
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rounds", type=int, help="of each variant, 2 or more; fewer than usual to try it out")
+    parser.add_argument(
+        "--rounds", type=int, help="of each variant, 2 or more; fewer than usual to try it out"
+    )
     parser.add_argument("--nodes", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")

@@ -1,10 +1,12 @@
 """The workloads of the benchmark, as data files and as fedsim simulations.
 
-W2lr, W2: 1,000 clients of 50 examples, logistic regression or an MLP 784-64-10, 100 clients a round, batches of 10.
-W1b, W1: 100 clients of 500 images, LeNet or the FedAvg paper's CNN, 10 clients a round, batches of 32.
-W3: gossip of 100 nodes of 60 examples on a random 4-regular graph, the MLP, every node's neighbours and itself averaged with equal weight.
+W2lr, W2: 1,000 clients of 50 examples, logistic regression or an MLP 784-64-10, 100 clients a
+round, batches of 10. W1b, W1: 100 clients of 500 images, LeNet or the FedAvg paper's CNN, 10
+clients a round, batches of 32. W3: gossip of 100 nodes of 60 examples on a random 4-regular graph,
+the MLP, every node's neighbours and itself averaged with equal weight.
 
-The data are noisy class prototypes of 784 bytes each. Everybody does one pass over its examples a round, by plain SGD.
+The data are noisy class prototypes of 784 bytes each. Everybody does one pass over its examples a
+round, by plain SGD.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ RATE = 0.05
 
 @dataclass(frozen=True)
 class Workload:
-    """clients, examples (of each), cohort (clients a round), batch: counts; model: name; signal: share of the class prototype in an
-    example, such that the model is neither at chance nor perfect at the end; degree: of the graph, 0: a server."""
+    """clients, examples (of each), cohort (clients a round), batch: counts; model: name; signal:
+    share of the class prototype in an example, such that the model is neither at chance nor perfect
+    at the end; degree: of the graph, 0: a server."""
 
     name: str
     clients: int
@@ -57,7 +60,8 @@ WORKLOADS = {
 
 
 def write_data(workload: Workload, path: Path, sizes: np.ndarray | None = None) -> None:
-    """Write the examples of all clients, one after the other, as a file for `data=npz`. sizes: of the shards [clients], None: all alike."""
+    """Write the examples of all clients, one after the other, as a file for `data=npz`. sizes: of
+    the shards [clients], None: all alike."""
     draw = np.random.default_rng(0)
     prototypes = draw.integers(0, 256, (CLASSES, PIXELS))
     client = np.repeat(np.arange(workload.clients), workload.examples if sizes is None else sizes)
@@ -90,8 +94,21 @@ def simulation(workload: Workload, data: Path, rounds: int, **changes: Any):
     from fedsim.protocols import Gossip, Server
     from fedsim.training import LocalTraining
 
-    models = {"logistic_regression": LogisticRegression, "mlp": functools.partial(MLP, hidden=[64]), "lenet": LeNet, "cnn": McMahanCNN}
-    graph = {"protocol": Gossip(), "topology": RandomRegular(degree=workload.degree), "mixing": UniformMixing()} if workload.degree else {}
+    models = {
+        "logistic_regression": LogisticRegression,
+        "mlp": functools.partial(MLP, hidden=[64]),
+        "lenet": LeNet,
+        "cnn": McMahanCNN,
+    }
+    graph = (
+        {
+            "protocol": Gossip(),
+            "topology": RandomRegular(degree=workload.degree),
+            "mixing": UniformMixing(),
+        }
+        if workload.degree
+        else {}
+    )
     whole = workload.cohort == workload.clients
     settings: dict[str, Any] = {
         "data": Npz(file=str(data), validation=0.0),

@@ -1,8 +1,10 @@
-"""Kills a Ray worker in each phase of a run, and a node of a cluster: `python experiments/faults/kill_workers.py`.
+"""Kills a Ray worker in each phase of a run, and a node of a cluster: `python
+experiments/faults/kill_workers.py`.
 
-Each run must go on and end with the models and metric rows of an undisturbed run in process. A table is printed; the exit code is 1 if a
-run ended otherwise, or if nothing was killed. Everything is real: processes are sent SIGKILL (or SIGSTOP, after which they hang), and
-clusters are Ray nodes on this machine.
+Each run must go on and end with the models and metric rows of an undisturbed run in process. A
+table is printed; the exit code is 1 if a run ended otherwise, or if nothing was killed. Everything
+is real: processes are sent SIGKILL (or SIGSTOP, after which they hang), and clusters are Ray nodes
+on this machine.
 """
 
 from __future__ import annotations
@@ -25,7 +27,15 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from fedsim.engine.ray import Ray  # noqa: E402
-from tests.engine.faulty import EVALUATION, EXCHANGE, PHASES, SOME, TRAINING, Fault, faulty_simulation  # noqa: E402
+from tests.engine.faulty import (  # noqa: E402
+    EVALUATION,
+    EXCHANGE,
+    PHASES,
+    SOME,
+    TRAINING,
+    Fault,
+    faulty_simulation,
+)
 
 NODES = {  # CPUs of the head node and of others, of which one with a worker is killed
     "node, replaced elsewhere": (1, 1, 1),
@@ -35,8 +45,9 @@ NODES = {  # CPUs of the head node and of others, of which one with a worker is 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run. phase: where it was disturbed; killed: whether that happened; went_on: whether it ended as done; same: whether
-    with the models and metric rows of the undisturbed run; said: lines on standard error."""
+    """What became of a run. phase: where it was disturbed; killed: whether that happened; went_on:
+    whether it ended as done; same: whether with the models and metric rows of the undisturbed run;
+    said: lines on standard error."""
 
     phase: str
     killed: bool
@@ -49,7 +60,9 @@ class Outcome:
         return self.killed and self.went_on and self.same and "was lost" in self.said
 
 
-def disturbed(phase: str, fault: Fault, expected: tuple[str, str], engine: Ray, **parts: Any) -> Outcome:
+def disturbed(
+    phase: str, fault: Fault, expected: tuple[str, str], engine: Ray, **parts: Any
+) -> Outcome:
     """Run with a fault; expected: hashes of models and rows without."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
@@ -59,7 +72,13 @@ def disturbed(phase: str, fault: Fault, expected: tuple[str, str], engine: Ray, 
             print(f"{type(error).__name__}: {error}", file=said)
             result = None
     same = result is not None and hashes(result) == expected
-    return Outcome(phase, fault.happened > 0, result is not None and result.status == "done", same, said.getvalue().strip())
+    return Outcome(
+        phase,
+        fault.happened > 0,
+        result is not None and result.status == "done",
+        same,
+        said.getvalue().strip(),
+    )
 
 
 def hashes(result) -> tuple[str, str]:
@@ -70,18 +89,31 @@ def undisturbed(graph: bool) -> tuple[str, str]:
     return hashes(faulty_simulation(graph=graph).run())
 
 
-def kill_a_worker(phase: str, marks: Path, expected: tuple[str, str], engine: Ray, how: str = "kill", graph: bool = True) -> Outcome:
+def kill_a_worker(
+    phase: str,
+    marks: Path,
+    expected: tuple[str, str],
+    engine: Ray,
+    how: str = "kill",
+    graph: bool = True,
+) -> Outcome:
     """In one of `PHASES`, after some of its work has been done."""
-    return disturbed(phase, Fault(marks, [phase], how, {**SOME, EVALUATION: 1}), expected, engine, graph=graph)
+    return disturbed(
+        phase, Fault(marks, [phase], how, {**SOME, EVALUATION: 1}), expected, engine, graph=graph
+    )
 
 
-def kill_a_node(name: str, marks: Path, expected: tuple[str, str], shared_memory: bool = True) -> Outcome:
+def kill_a_node(
+    name: str, marks: Path, expected: tuple[str, str], shared_memory: bool = True
+) -> Outcome:
     """A node of a cluster that has one of the two workers, in training."""
     fault = Fault(marks, [TRAINING], "wait")  # whoever comes there first waits for the node to die
     with cluster(NODES[name]) as (address, kill):
         watcher = threading.Thread(target=kill_when, args=(fault, kill))
         watcher.start()
-        outcome = disturbed(name, fault, expected, Ray(address=address, shared_memory=shared_memory))
+        outcome = disturbed(
+            name, fault, expected, Ray(address=address, shared_memory=shared_memory)
+        )
         watcher.join()
     return outcome
 
@@ -97,7 +129,8 @@ def kill_when(fault: Fault, kill: Callable[[list[int]], None]) -> None:
 
 @contextlib.contextmanager
 def cluster(cpus: tuple[int, ...]) -> Iterator[tuple[str, Callable[[list[int]], None]]]:
-    """Ray nodes on this machine, the first of them the head; its address, and what kills one that has any of these workers (processes)."""
+    """Ray nodes on this machine, the first of them the head; its address, and what kills one that
+    has any of these workers (processes)."""
     Ray().check()  # imports Ray with fedsim's settings
     import ray
     from ray.cluster_utils import Cluster
@@ -112,7 +145,10 @@ def cluster(cpus: tuple[int, ...]) -> Iterator[tuple[str, Callable[[list[int]], 
             others[node.all_processes["raylet"][0].process.pid] = node
 
         def kill(workers: list[int]) -> None:
-            parents = {worker: int(Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[1]) for worker in workers}
+            parents = {
+                worker: int(Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[1])
+                for worker in workers
+            }
             chosen = next(parent for parent in parents.values() if parent in others)
             nodes.remove_node(others[chosen], allow_graceful=False)
             for worker, parent in parents.items():
@@ -127,7 +163,8 @@ def cluster(cpus: tuple[int, ...]) -> Iterator[tuple[str, Callable[[list[int]], 
 
 
 def cases(workers: int) -> dict[str, Callable[[Path, dict[bool, tuple[str, str]]], Outcome]]:
-    """What is done, by its name: functions of a folder for marks and of the hashes expected over a graph (True) and at a server."""
+    """What is done, by its name: functions of a folder for marks and of the hashes expected over a
+    graph (True) and at a server."""
     found = {}
     for graph in (True, False):
         for phase in PHASES:
@@ -137,12 +174,18 @@ def cases(workers: int) -> dict[str, Callable[[Path, dict[bool, tuple[str, str]]
                     phase, marks, hashes[graph], Ray(workers=workers), graph=graph
                 )
     alone, brief = Ray(workers=workers, shared_memory=False), Ray(workers=workers, hang_seconds=5)
-    found["graph, training, no shared memory"] = lambda marks, hashes: kill_a_worker(TRAINING, marks, hashes[True], alone)
-    found["graph, evaluation, stopped"] = lambda marks, hashes: kill_a_worker(EVALUATION, marks, hashes[True], brief, "stop")
+    found["graph, training, no shared memory"] = lambda marks, hashes: kill_a_worker(
+        TRAINING, marks, hashes[True], alone
+    )
+    found["graph, evaluation, stopped"] = lambda marks, hashes: kill_a_worker(
+        EVALUATION, marks, hashes[True], brief, "stop"
+    )
     for name in NODES:
         for shared in (True, False):
             label = f"graph, {name}{'' if shared else ', no shared memory'}"
-            found[label] = lambda marks, hashes, name=name, shared=shared: kill_a_node(name, marks, hashes[True], shared)
+            found[label] = lambda marks, hashes, name=name, shared=shared: kill_a_node(
+                name, marks, hashes[True], shared
+            )
     return found
 
 
@@ -158,8 +201,16 @@ def main() -> int:
         for name, run in cases(options.workers).items():
             if options.only in name:
                 outcomes.append(run(Path(tempfile.mkdtemp(dir=folder)), expected))
-                answers = ("yes" if part else "NO" for part in (outcomes[-1].killed, outcomes[-1].went_on, outcomes[-1].same))
-                print("{:<8}{:<44}{:<8}{:<9}{:<11}{}".format(*name.split(", ", 1), *answers, outcomes[-1].said), flush=True)
+                answers = (
+                    "yes" if part else "NO"
+                    for part in (outcomes[-1].killed, outcomes[-1].went_on, outcomes[-1].same)
+                )
+                print(
+                    "{:<8}{:<44}{:<8}{:<9}{:<11}{}".format(
+                        *name.split(", ", 1), *answers, outcomes[-1].said
+                    ),
+                    flush=True,
+                )
     bad = sum(not outcome.good for outcome in outcomes)
     print(f"{len(outcomes)} runs disturbed, {len(outcomes) - bad} survived with the same hash")
     return 1 if bad or not outcomes else 0

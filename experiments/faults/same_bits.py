@@ -1,10 +1,11 @@
-"""The same bytes whatever a run runs on: every preset of `algorithm=` in process, on Ray with 1, 2 and 4 workers, without shared memory,
-and interrupted and resumed with other workers.
+"""The same bytes whatever a run runs on: every preset of `algorithm=` in process, on Ray with 1, 2
+and 4 workers, without shared memory, and interrupted and resumed with other workers.
 
     python experiments/faults/same_bits.py             all presets, some minutes
     python experiments/faults/same_bits.py fedau dsgt  presets whose name contains one of the words
 
-A line for each preset; exit code 1 if the SHA-256 of the models or of the metric rows (times aside) differs anywhere.
+A line for each preset; exit code 1 if the SHA-256 of the models or of the metric rows (times aside)
+differs anywhere.
 """
 
 from __future__ import annotations
@@ -24,9 +25,21 @@ from fedsim.recording.loggers import Logger
 from fedsim.simulation.interruption import Interrupted
 from fedsim.simulation.simulation import Simulation
 
-PRESETS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "algorithm").glob("*.yaml"))
-TINY = ["partition.clients=14", "model.hidden=[8]", "rounds=6", "evaluation.every=2", "metrics=[objective]", "progress=false"]
-ENGINES = {"in process": InProcess(), **{f"{workers} workers": Ray(workers=workers) for workers in (1, 2, 4)}}
+PRESETS = sorted(
+    path.stem for path in (Path(__file__).parents[2] / "conf" / "algorithm").glob("*.yaml")
+)
+TINY = [
+    "partition.clients=14",
+    "model.hidden=[8]",
+    "rounds=6",
+    "evaluation.every=2",
+    "metrics=[objective]",
+    "progress=false",
+]
+ENGINES = {
+    "in process": InProcess(),
+    **{f"{workers} workers": Ray(workers=workers) for workers in (1, 2, 4)},
+}
 ENGINES["2 workers, no shared memory"] = Ray(workers=2, shared_memory=False)
 
 
@@ -43,7 +56,11 @@ class StopsIn(Logger):
 
 
 def simulation(preset: str) -> Simulation:
-    participation = [] if preset.startswith("srrw") else ["participation=bernoulli", "participation.probability=0.5"]
+    participation = (
+        []
+        if preset.startswith("srrw")
+        else ["participation=bernoulli", "participation.probability=0.5"]
+    )
     tokens = ["protocol.tokens=5"] if preset.startswith("srrw") else []
     return build(compose([f"algorithm={preset}", *participation, *tokens, *TINY]))
 
@@ -53,7 +70,8 @@ def hashes(result) -> tuple[str, str]:
 
 
 def resumed(preset: str, engines: Sequence) -> tuple[str, str]:
-    """The hashes of a run that is interrupted after round 2 and after round 4, each part on another engine."""
+    """The hashes of a run that is interrupted after round 2 and after round 4, each part on another
+    engine."""
     with tempfile.TemporaryDirectory() as folder:
         for engine, stop in zip(engines[:-1], (2, 4), strict=True):
             part = simulation(preset)
@@ -77,10 +95,14 @@ def main(words: list[str]) -> int:
             part = simulation(preset)
             part.engine = engine
             found[name] = hashes(part.run())
-        found["2 workers, in process, 1 worker"] = resumed(preset, [ENGINES["2 workers"], ENGINES["in process"], ENGINES["1 workers"]])
+        found["2 workers, in process, 1 worker"] = resumed(
+            preset, [ENGINES["2 workers"], ENGINES["in process"], ENGINES["1 workers"]]
+        )
         other = [name for name, value in found.items() if value != found["in process"]]
         print(
-            f"{preset:24} {found['in process'][0][:12]}  {'differs: ' + ', '.join(other) if other else 'the same everywhere'}", flush=True
+            f"{preset:24} {found['in process'][0][:12]} "
+            f" {'differs: ' + ', '.join(other) if other else 'the same everywhere'}",
+            flush=True,
         )
         different += [preset] if other else []
     print(f"{len(chosen)} presets, {len(ENGINES) + 1} ways each: {len(different)} differ")

@@ -1,12 +1,16 @@
 """Does a long run grow? And what does a round cost when a million clients are registered?
 
-    python experiments/faults/steady_state.py                      both parts, in process and on 2 Ray workers (some minutes)
-    python experiments/faults/steady_state.py --rounds 600 --clients 20000 --engines inprocess      a short one
+    python experiments/faults/steady_state.py
+        both parts, in process and on 2 Ray workers (some minutes)
+    python experiments/faults/steady_state.py --rounds 600 --clients 20000 --engines inprocess
+        a short one
 
-Part 1: many small rounds of FedSpeed (state at every client) with metrics, recording and checkpoints on. Resident memory of the driver and
-of each worker, shared memory, open files and threads are read at every evaluation; after a warm-up of a third of the rounds a line is
-fitted. Part 2: the seconds per round and the greatest memory of all processes with 10,000 registered clients and with many, cohort 100.
-Exit code 1 if memory grows by more than 2 MB in 1,000 rounds, files or threads at all, or the many take more than 4 GB.
+Part 1: many small rounds of FedSpeed (state at every client) with metrics, recording and
+checkpoints on. Resident memory of the driver and of each worker, shared memory, open files and
+threads are read at every evaluation; after a warm-up of a third of the rounds a line is fitted.
+Part 2: the seconds per round and the greatest memory of all processes with 10,000 registered
+clients and with many, cohort 100. Exit code 1 if memory grows by more than 2 MB in 1,000 rounds,
+files or threads at all, or the many take more than 4 GB.
 """
 
 from __future__ import annotations
@@ -43,8 +47,13 @@ ENGINES = {"inprocess": InProcess, "ray": functools.partial(Ray, workers=2)}
 
 
 def workers() -> list[psutil.Process]:
-    """This process's Ray workers that host clients: they map an arena. (Ray does not always put a worker's class into its title.)"""
-    return [child for child in psutil.Process().children(recursive=True) if "/dev/shm/fedsim-" in maps(child)]
+    """This process's Ray workers that host clients: they map an arena. (Ray does not always put a
+    worker's class into its title.)"""
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "/dev/shm/fedsim-" in maps(child)
+    ]
 
 
 def maps(process: psutil.Process) -> str:
@@ -71,11 +80,18 @@ class Watch(Logger):
             return
         self.last = rows[-1]["round"]
         driver = psutil.Process()
-        reading = {"round": self.last, "driver MB": driver.memory_info().rss / 1e6, "shared MB": shared_megabytes()}
+        reading = {
+            "round": self.last,
+            "driver MB": driver.memory_info().rss / 1e6,
+            "shared MB": shared_megabytes(),
+        }
         reading |= {"driver files": driver.num_fds(), "driver threads": driver.num_threads()}
         for number, worker in enumerate(sorted(workers(), key=lambda process: process.pid)):
             private = worker.memory_info().rss - worker.memory_info().shared
-            reading |= {f"worker {number} MB": private / 1e6, f"worker {number} files": worker.num_fds()}
+            reading |= {
+                f"worker {number} MB": private / 1e6,
+                f"worker {number} files": worker.num_fds(),
+            }
             reading |= {f"worker {number} threads": worker.num_threads()}
         self.seen.append(reading)
 
@@ -102,13 +118,23 @@ def long_run(name: str, engine: Engine, rounds: int) -> bool:
     settled = [reading for reading in watch.seen if reading["round"] >= rounds / 3]
     seen = sum(key.endswith(" MB") and key.startswith("worker") for key in settled[0])
     good = len(settled) > 5 and seen == getattr(engine, "workers", 0)
-    print(f"{name}, {rounds} rounds; after round {settled[0]['round']}, a line fitted to {len(settled)} readings:")
+    print(
+        f"{name}, {rounds} rounds; after round {settled[0]['round']}, a line fitted to"
+        f" {len(settled)} readings:"
+    )
     for key in [key for key in settled[0] if key != "round"]:
         values = np.array([reading.get(key, np.nan) for reading in settled])
         slope = float(np.polyfit([reading["round"] for reading in settled], values, 1)[0]) * 1000
-        flat = slope <= GROWTH if key.endswith("MB") else values.max() <= values[: len(values) // 2].max()
+        flat = (
+            slope <= GROWTH
+            if key.endswith("MB")
+            else values.max() <= values[: len(values) // 2].max()
+        )
         good &= bool(flat)
-        print(f"  {key:18} {values[0]:9.1f} -> {values[-1]:9.1f}   {slope:+8.3f} per 1,000 rounds   {'flat' if flat else 'GROWS'}")
+        print(
+            f"  {key:18} {values[0]:9.1f} -> {values[-1]:9.1f}   {slope:+8.3f} per 1,000 rounds  "
+            f" {'flat' if flat else 'GROWS'}"
+        )
     return good
 
 
@@ -138,9 +164,15 @@ def many_clients(name: str, engine: Engine, clients: int, few: int = 10_000) -> 
             progress=False,
         ).run()
         medians[registered] = statistics.median(np.diff(seconds[20:]))
-        print(f"{name}, {registered:,} clients, cohort 100: {1000 * medians[registered]:.2f} ms per round, at most {peak.megabytes:.0f} MB")
+        print(
+            f"{name}, {registered:,} clients, cohort 100: {1000 * medians[registered]:.2f} ms per"
+            f" round, at most {peak.megabytes:.0f} MB"
+        )
         good &= peak.megabytes <= LIMIT
-    print(f"  a round among {clients:,} takes {medians[clients] / medians[few]:.2f} times what it takes among {few:,}")
+    print(
+        f"  a round among {clients:,} takes {medians[clients] / medians[few]:.2f} times what it"
+        f" takes among {few:,}"
+    )
     return good
 
 
@@ -167,7 +199,9 @@ def pss(process: psutil.Process) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3000)
     parser.add_argument("--clients", type=int, default=1_000_000)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))

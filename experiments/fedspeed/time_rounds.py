@@ -1,7 +1,8 @@
 """Processor time of a round, method by method: python time_rounds.py [REPEATS]
 
-Time of the process, not of the clock, so that other work on the machine counts little: (40 rounds - 10 rounds) / 30, the least of the
-repeats. The seed is the same, so every method has the same cohorts.
+Time of the process, not of the clock, so that other work on the machine counts little: (40 rounds -
+10 rounds) / 30, the least of the repeats. The seed is the same, so every method has the same
+cohorts.
 """
 
 from __future__ import annotations
@@ -12,13 +13,19 @@ from pathlib import Path
 
 import fedsim
 
-METHODS = "average_participating fedprox fedadam scaffold feddyn fedcm fedsam mofedsam fedgamma fedspeed fedsmoo".split()
+METHODS = (
+    "average_participating fedprox fedadam scaffold feddyn fedcm fedsam mofedsam fedgamma fedspeed"
+    " fedsmoo".split()
+)
 FIXED = ["experiment=fedspeed", "evaluation.every=1000"]
 
 
 def seconds(method: str, rounds: int) -> float:
     start = time.process_time()
-    fedsim.simulate([*FIXED, f"algorithm={method}", f"rounds={rounds}"], config_dir=Path(__file__).parent / "conf")
+    fedsim.simulate(
+        [*FIXED, f"algorithm={method}", f"rounds={rounds}"],
+        config_dir=Path(__file__).parent / "conf",
+    )
     return time.process_time() - start
 
 

@@ -1,4 +1,5 @@
-"""The mean squared error of a walk's tokens with its standard error: `metrics=[token_errors]`, from the repository's root."""
+"""The mean squared error of a walk's tokens with its standard error: `metrics=[token_errors]`, from
+the repository's root."""
 
 from __future__ import annotations
 
@@ -18,4 +19,7 @@ class TokenErrors(DistanceToOptimum):
         if known is None or known[0] is not look.task:
             known = self._known = (look.task, minimiser(look.task))
         errors = np.square(look.models - known[1]).sum(axis=1)
-        return {"distance_to_optimum": float(errors.mean()), "standard_error": float(errors.std(ddof=1) / np.sqrt(len(errors)))}
+        return {
+            "distance_to_optimum": float(errors.mean()),
+            "standard_error": float(errors.std(ddof=1) / np.sqrt(len(errors))),
+        }

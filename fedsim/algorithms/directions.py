@@ -1,4 +1,5 @@
-"""Directions of local steps, and the arithmetic that works on one vector [P] as on a stack [C, P]."""
+"""Directions of local steps, and the arithmetic that works on one vector [P] as on a stack [C,
+P]."""
 
 from __future__ import annotations
 
@@ -32,17 +33,19 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def uphill_gradient(grad: Gradient, x: Tensor, radius: float) -> Tensor:
-    """The gradient at distance `radius` from x along the gradient there; at x itself for a radius of 0."""
+    """The gradient at distance `radius` from x along the gradient there; at x itself for a radius
+    of 0."""
     g = grad(x)
     return grad(torch.addcmul(x, g, radius / (norm(g) + TINY))) if radius else g
 
 
 @dataclass(frozen=True)
 class Affine:
-    """The direction  d = scale g+ + pull x + offset  with g+ the gradient at distance `radius` uphill of x, on the same mini-batch.
+    """The direction d = scale g+ + pull x + offset with g+ the gradient at distance `radius` uphill
+    of x, on the same mini-batch.
 
-    All but x is the same in every step of a round, so that kernels can put a step of plain SGD along it into their products.
-    offset: [P], or None for zero.
+    All but x is the same in every step of a round, so that kernels can put a step of plain SGD
+    along it into their products. offset: [P], or None for zero.
     """
 
     scale: float = 1.0

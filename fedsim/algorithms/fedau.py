@@ -1,17 +1,19 @@
 """FedAU: unknown participation probabilities, estimated from the gaps between participations.
 
-Source: Wang & Ji, "A Lightweight Method for Tackling Unknown Participation Statistics in Federated Averaging", ICLR 2024 (arXiv
-2306.03401), Algorithms 1 and 2.
+Source: Wang & Ji, "A Lightweight Method for Tackling Unknown Participation Statistics in Federated
+Averaging", ICLR 2024 (arXiv 2306.03401), Algorithms 1 and 2.
 
     x <- x + eta * sum_{i in S} w_i D_i / N
 
-Symbols: D_i update [P]; N clients; K cutoff. Per link: w weight (starts at 1), m intervals recorded, t_last the tick that closed the last
-interval (-1 at first). An interval closes when the client is heard or when it reaches the cutoff; w is the mean of closed intervals, and
-an interval counts only in later rounds. The form here touches the links that are heard and no others; it equals the paper's at every
-participation.
+Symbols: D_i update [P]; N clients; K cutoff. Per link: w weight (starts at 1), m intervals
+recorded, t_last the tick that closed the last interval (-1 at first). An interval closes when the
+client is heard or when it reaches the cutoff; w is the mean of closed intervals, and an interval
+counts only in later rounds. The form here touches the links that are heard and no others; it equals
+the paper's at every participation.
 
-Departures: an empty round adds nothing (the official code fails). Over a graph (our extension) a receiver r keeps counters for each link,
-adds sum_j w_rj omega_rj D_j with its nominal mixing weights w_rj, and counts its own active rounds only, so that its own weight is 1.
+Departures: an empty round adds nothing (the official code fails). Over a graph (our extension) a
+receiver r keeps counters for each link, adds sum_j w_rj omega_rj D_j with its nominal mixing
+weights w_rj, and counts its own active rounds only, so that its own weight is 1.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from fedsim.network.links import Heard, Links
 class FedAU(Aggregator):
     """Weights each update by its client's mean gap between participations (Wang & Ji 2024).
 
-    cutoff: longest interval K that is recorded, in rounds (null: no cutoff); rate: global learning rate eta.
+    cutoff: longest interval K that is recorded, in rounds (null: no cutoff); rate: global learning
+    rate eta.
     """
 
     remembers_links: ClassVar[bool] = True
@@ -48,16 +51,20 @@ class FedAU(Aggregator):
         }
 
     def coefficients(self, links: Links, heard: Heard, reports: Reports, state):
-        omega, intervals, last, clock = (state[name] for name in ("omega", "intervals", "last", "clock"))
+        omega, intervals, last, clock = (
+            state[name] for name in ("omega", "intervals", "last", "clock")
+        )
         at, now = heard.link, clock[heard.receiver]
         w, m, since = omega[at], intervals[at], now - last[at]
         if self.cutoff is not None:
-            closed = (since - 1) // self.cutoff  # intervals that the cutoff closed before this round
+            # Intervals that the cutoff closed before this round
+            closed = (since - 1) // self.cutoff
             w = np.where(closed > 0, (m * w + closed * self.cutoff) / np.maximum(m + closed, 1), w)
             m, since = m + closed, since - closed * self.cutoff
         sent = w
         omega[at], intervals[at], last[at] = (m * w + since) / (m + 1), m + 1, now
-        clock[np.unique(heard.receiver) if state["graph"] else slice(None)] += 1  # a server's clock runs every round, a node's when it acts
+        # A server's clock runs every round, a node's when it acts
+        clock[np.unique(heard.receiver) if state["graph"] else slice(None)] += 1
         return links.weight[at] * sent, state
 
     @property

@@ -1,18 +1,22 @@
 """FedAvg: local SGD and averaging of updates.
 
-Source: McMahan et al., AISTATS 2017; the paper's three forms for partial participation: Wang & Ji, ICLR 2024, section 1.3 of the official
-code.
+Source: McMahan et al., AISTATS 2017; the paper's three forms for partial participation: Wang & Ji,
+ICLR 2024, section 1.3 of the official code.
 
-Symbols: D_i update of client i [P]; S the senders heard; n_i shard sizes; N clients; p_i participation probabilities.
+Symbols: D_i update of client i [P]; S the senders heard; n_i shard sizes; N clients; p_i
+participation probabilities.
 
     weighting=size         x + eta * sum_S n_i D_i / sum_S n      (McMahan et al.)
     weighting=uniform      x + eta * sum_S D_i / |S|              ("average_participating")
     weighting=all          x + eta * sum_S D_i / N                ("average_all")
-    weighting=known_prob   x + eta * sum_S D_i / (p_i N)          ("known_prob": p_i are the pattern's true probabilities)
+    weighting=known_prob
+        x + eta * sum_S D_i / (p_i N)          ("known_prob": p_i are the pattern's true
+        probabilities)
 
-An empty round leaves the model as it is.
-Over a graph (our extension) 1/|S| and 1/N become the mixing weights with and without the weight of absent neighbours given to the receiver
-itself, `size` weighs them by n_i and normalises at each receiver, and a node's own p is 1, since it acts only when it takes part.
+An empty round leaves the model as it is. Over a graph (our extension) 1/|S| and 1/N become the
+mixing weights with and without the weight of absent neighbours given to the receiver itself, `size`
+weighs them by n_i and normalises at each receiver, and a node's own p is 1, since it acts only when
+it takes part.
 """
 
 from __future__ import annotations

@@ -2,15 +2,17 @@
 
 Source: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020.
 
-Symbols: x local model, a model received (anchor), both [P]; mu strength of the pull (penalty mu/2 ||x - a||^2).
+Symbols: x local model, a model received (anchor), both [P]; mu strength of the pull (penalty mu/2
+||x - a||^2).
 
     d = grad(x) + mu (x - a)                                          then x <- x - eta d
     server:  as FedAvg
 
 The pull is that of one client, so the same holds over a graph, towards the node's own model.
 
-Departures: partial work is set elsewhere (local.epochs gives clients steps by their shards); gradient clipping, where set, covers the pull
-too; from mu = 2 / eta on the local steps diverge on the pull alone, which is refused. With mu = 0 this is FedAvg.
+Departures: partial work is set elsewhere (local.epochs gives clients steps by their shards);
+gradient clipping, where set, covers the pull too; from mu = 2 / eta on the local steps diverge on
+the pull alone, which is refused. With mu = 0 this is FedAvg.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class FedProx(ClientRule):
     strength: NonNegative = 0.1
 
     def check(self, rate, place):
-        accepted = f"less than 2 / local.rate ({2 / rate:g}); from there on the prox term alone diverges"
+        accepted = (
+            f"less than 2 / local.rate ({2 / rate:g}); from there on the prox term alone diverges"
+        )
         require(self.strength * rate < 2, "client.strength", self.strength, accepted)
 
     @property

@@ -1,14 +1,16 @@
-"""FedSAM: local steps along the gradient at a point uphill (sharpness-aware minimisation at the clients).
+"""FedSAM: local steps along the gradient at a point uphill (sharpness-aware minimisation at the
+clients).
 
-Source: Qu et al., "Generalized Federated Learning via Sharpness Aware Minimization", ICML 2022 (FedSAM and MoFedSAM), in the form of the
-FL-Simulator suite.
+Source: Qu et al., "Generalized Federated Learning via Sharpness Aware Minimization", ICML 2022
+(FedSAM and MoFedSAM), in the form of the FL-Simulator suite.
 
 Symbols: x local model [P]; rho ascent radius.
 
     g  = grad(x);  g+ = grad(x + rho g / ||g||), the same mini-batch     then x <- x - eta g+
     server:  as FedAvg
 
-Nothing but the client's own gradients is used, so it runs over a graph as well. A step costs two gradients.
+Nothing but the client's own gradients is used, so it runs over a graph as well. A step costs two
+gradients.
 
 Departures: 1e-7 is added to the norm. With rho = 0 this is FedAvg.
 """

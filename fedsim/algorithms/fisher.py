@@ -1,15 +1,17 @@
 """Fisher-weighted merging: each parameter is averaged by how much each client's data say about it.
 
-Source: Matena & Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022 (arXiv 2111.09832), equation 4.
+Source: Matena & Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022 (arXiv
+2111.09832), equation 4.
 
-Symbols: x model received, D_i update, F_i diagonal Fisher information of client i at its trained model, all [P]; a_i the aggregator's
-weights.
+Symbols: x model received, D_i update, F_i diagonal Fisher information of client i at its trained
+model, all [P]; a_i the aggregator's weights.
 
     x <- x + sum_i a_i F_i D_i / sum_i a_i F_i           elementwise, F_i <- F_i / ||F_i|| + floor
 
-Departures: every Fisher has the floor, not the first alone, so that where nobody's data say anything the plain mean remains; F takes one
-more pass over the shard. What is sent besides D_i is F_i and F_i D_i, because a server keeps sums. At a server only: over a graph the
-models that are merged start from different points, and the difference to the mean would need all of them.
+Departures: every Fisher has the floor, not the first alone, so that where nobody's data say
+anything the plain mean remains; F takes one more pass over the shard. What is sent besides D_i is
+F_i and F_i D_i, because a server keeps sums. At a server only: over a graph the models that are
+merged start from different points, and the difference to the mean would need all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +37,12 @@ class FisherMerging(ClientRule):
     floor: Positive = 1e-6
 
     def check(self, rate, place):
-        require(place == "server", "client", "FisherMerging", "merges at a server only; use protocol=server")
+        require(
+            place == "server",
+            "client",
+            "FisherMerging",
+            "merges at a server only; use protocol=server",
+        )
 
     @property
     def channels(self):

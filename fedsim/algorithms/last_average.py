@@ -1,9 +1,11 @@
-"""Averaging of the last checkpoints: training goes on as it would, and the mean of the latest models is evaluated.
+"""Averaging of the last checkpoints: training goes on as it would, and the mean of the latest
+models is evaluated.
 
-Source: Kaddour, "Stop Wasting My Time! Saving Days of ImageNet and BERT Training with Latest Weight Averaging" (LAWA), 2022 (arXiv
-2209.14981).
+Source: Kaddour, "Stop Wasting My Time! Saving Days of ImageNet and BERT Training with Latest Weight
+Averaging" (LAWA), 2022 (arXiv 2209.14981).
 
-    every `every` rounds the model joins the last k kept;  released: their mean, the model itself while there is none
+    every `every` rounds the model joins the last k kept;  released: their mean, the model itself
+        while there is none
 
 Over a graph every node keeps k models of its own and counts the rounds in which it takes part.
 """
@@ -27,7 +29,10 @@ class LastAverage(FedAvg):
     every: PositiveInt = 10
 
     def init_receiver(self, x):
-        return {"latest": x.new_zeros(len(x), self.count * x.shape[-1]), "steps": x.new_zeros(len(x), 1)}
+        return {
+            "latest": x.new_zeros(len(x), self.count * x.shape[-1]),
+            "steps": x.new_zeros(len(x), 1),
+        }
 
     @property
     def adds_updates(self):

@@ -1,21 +1,25 @@
 """Partitioned gossip: every message carries one part of the model, and each part knows its age.
 
-Source: Hegedus, Danner, Jelasity, "Decentralized Learning Works: An Empirical Comparison of Gossip Learning and Federated Learning", 2021,
-and their "Gossip Learning as a Decentralized Alternative to Federated Learning", DAIS 2019 (gossip learning: Ormandi et al. 2013).
+Source: Hegedus, Danner, Jelasity, "Decentralized Learning Works: An Empirical Comparison of Gossip
+Learning and Federated Learning", 2021, and their "Gossip Learning as a Decentralized Alternative to
+Federated Learning", DAIS 2019 (gossip learning: Ormandi et al. 2013).
 
-Symbols: S parts of the flat vector [P], of equal size give or take one; a age of a part at a node, in local steps, [N, S], 0 at first.
-After K local steps a node adds K to its ages, draws one part s, and sends that part of its model and its age. A receiver of the parts s_j
-of models y_j with ages b_j takes, for each part s that arrived,
+Symbols: S parts of the flat vector [P], of equal size give or take one; a age of a part at a node,
+in local steps, [N, S], 0 at first. After K local steps a node adds K to its ages, draws one part s,
+and sends that part of its model and its age. A receiver of the parts s_j of models y_j with ages
+b_j takes, for each part s that arrived,
 
     x_s <- (a_s x_s + sum b_j y_j,s) / (a_s + sum b_j);   a_s <- max(a_s, b_j)
 
-and leaves the other parts as they are. `topology=random_out_per_round topology.degree=1` (the preset) sends to one random node a round, as
-in the papers. With one part this is plain gossip learning, whose weights are 1/2 each among two nodes of equal age.
+and leaves the other parts as they are. `topology=random_out_per_round topology.degree=1` (the
+preset) sends to one random node a round, as in the papers. With one part this is plain gossip
+learning, whose weights are 1/2 each among two nodes of equal age.
 
-Departures: rounds are synchronous, so that several parts may arrive at once and are then merged at once (one by one they would weigh
-differently), and a node trains before it merges; learning rates follow the schedule, not the ages. The mixing's weights and the
-aggregator's coefficients have no part in it. Which part a message holds is drawn by (seed, round, sender); bytes are those of the largest
-part and an age."""
+Departures: rounds are synchronous, so that several parts may arrive at once and are then merged at
+once (one by one they would weigh differently), and a node trains before it merges; learning rates
+follow the schedule, not the ages. The mixing's weights and the aggregator's coefficients have no
+part in it. Which part a message holds is drawn by (seed, round, sender); bytes are those of the
+largest part and an age."""
 
 from __future__ import annotations
 
@@ -43,7 +47,12 @@ class PartitionedGossip(Aggregator):
     parts: PositiveInt = 10
 
     def check(self, place):
-        require(place == "graph", "aggregator", "PartitionedGossip", "nodes merge parts of each other's models; use protocol=gossip")
+        require(
+            place == "graph",
+            "aggregator",
+            "PartitionedGossip",
+            "nodes merge parts of each other's models; use protocol=gossip",
+        )
 
     def sent(self, length):
         return -(-length // self.parts) + 1

@@ -1,9 +1,12 @@
-"""Server optimisers: the mean update taken for a gradient step of momentum SGD, Adagrad, Adam or Yogi.
+"""Server optimisers: the mean update taken for a gradient step of momentum SGD, Adagrad, Adam or
+Yogi.
 
-Sources: FedAvgM: Hsu, Qi & Brown, 2019 (arXiv 1909.06335). The others: Reddi et al., "Adaptive Federated Optimization", ICLR 2021 (arXiv
-2003.00295), Algorithm 2. Flower 1.41 is named where it differs.
+Sources: FedAvgM: Hsu, Qi & Brown, 2019 (arXiv 1909.06335). The others: Reddi et al., "Adaptive
+Federated Optimization", ICLR 2021 (arXiv 2003.00295), Algorithm 2. Flower 1.41 is named where it
+differs.
 
-Symbols: D mean of the round's updates, weighted as in FedAvg; u velocity, m first and v second moment, all [P]; t steps taken, from 1.
+Symbols: D mean of the round's updates, weighted as in FedAvg; u velocity, m first and v second
+moment, all [P]; t steps taken, from 1.
 
     FedAvgM      u <- beta u + D                               x <- x + eta u
     the others   m <- beta1 m + (1 - beta1) D                  x <- x + eta c_t m / (sqrt(v) + tau)
@@ -11,11 +14,12 @@ Symbols: D mean of the round's updates, weighted as in FedAvg; u velocity, m fir
       FedAdam      v <- beta2 v + (1 - beta2) D^2
       FedYogi      v <- v - (1 - beta2) D^2 sign(v - D^2)
 
-m starts at 0, v at v0 (tau^2, or in Flower 0). c_t is 1 in the paper and in Flower's FedYogi and FedAdagrad; FedAdam and FedYogi offer
-sqrt(1 - beta2^s) / (1 - beta1^s) with s = t (bias_correction=adam, Kingma & Ba) or s = t + 1 (bias_correction=flower: Flower's FedAdam).
+m starts at 0, v at v0 (tau^2, or in Flower 0). c_t is 1 in the paper and in Flower's FedYogi and
+FedAdagrad; FedAdam and FedYogi offer sqrt(1 - beta2^s) / (1 - beta1^s) with s = t
+(bias_correction=adam, Kingma & Ba) or s = t + 1 (bias_correction=flower: Flower's FedAdam).
 
-Departures: an empty round leaves model and moments as they are and is no step. Over a graph (our extension) each node keeps moments of its
-own, and D is what it mixed.
+Departures: an empty round leaves model and moments as they are and is no step. Over a graph (our
+extension) each node keeps moments of its own, and D is what it mixed.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ from fedsim.component import Fraction, NonNegative, Positive, component
 
 @component
 class FedAvgM(FedAvg):
-    """Momentum at the server (Hsu et al. 2019). momentum: beta; rate: eta; weighting: see FedAvg."""
+    """Momentum at the server (Hsu et al. 2019). momentum: beta; rate: eta; weighting: see
+    FedAvg."""
 
     momentum: Fraction = 0.9
 
@@ -52,8 +57,8 @@ class FedAvgM(FedAvg):
 
 @component
 class FedAdagrad(FedAvg):
-    """Adagrad at the server (Reddi et al. 2021). rate: eta; beta1: of the first moment; tau: adaptivity; v0: where the second moment starts
-    (null: tau^2); weighting: see FedAvg."""
+    """Adagrad at the server (Reddi et al. 2021). rate: eta; beta1: of the first moment; tau:
+    adaptivity; v0: where the second moment starts (null: tau^2); weighting: see FedAvg."""
 
     rate: Positive = 0.1
     beta1: Fraction = 0.0
@@ -66,14 +71,23 @@ class FedAdagrad(FedAvg):
 
     def init_receiver(self, x):
         start = self.tau**2 if self.v0 is None else self.v0
-        return {"first": torch.zeros_like(x), "second": torch.full_like(x, start), "steps": torch.zeros_like(x[..., :1])}
+        return {
+            "first": torch.zeros_like(x),
+            "second": torch.full_like(x, start),
+            "steps": torch.zeros_like(x[..., :1]),
+        }
 
     def step(self, base, mixed, state, info):
         if nobody(info):
             return base, state
         first = self.beta1 * state["first"] + (1 - self.beta1) * mixed
         second, steps = self.second_moment(state["second"], mixed.square()), state["steps"] + 1
-        change = self.rate * self.correction(steps.double()).to(base) * first / (second.sqrt() + self.tau)
+        change = (
+            self.rate
+            * self.correction(steps.double()).to(base)
+            * first
+            / (second.sqrt() + self.tau)
+        )
         return base + change, {"first": first, "second": second, "steps": steps}
 
     def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
@@ -87,8 +101,8 @@ class FedAdagrad(FedAvg):
 
 @component
 class FedAdam(FedAdagrad):
-    """Adam at the server (Reddi et al. 2021). beta2: of the second moment; bias_correction: see the head of this file; the rest as in
-    FedAdagrad."""
+    """Adam at the server (Reddi et al. 2021). beta2: of the second moment; bias_correction: see the
+    head of this file; the rest as in FedAdagrad."""
 
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
@@ -106,7 +120,8 @@ class FedAdam(FedAdagrad):
 
 @component
 class FedYogi(FedAdam):
-    """Yogi at the server (Reddi et al. 2021): the second moment moves by at most (1 - beta2) D^2. Settings as in FedAdam."""
+    """Yogi at the server (Reddi et al. 2021): the second moment moves by at most (1 - beta2) D^2.
+    Settings as in FedAdam."""
 
     rate: Positive = 0.01
 

@@ -1,15 +1,19 @@
-"""Greedy soup: clients' models are averaged one after the other, best first, while the mean gets better on held-out examples.
+"""Greedy soup: clients' models are averaged one after the other, best first, while the mean gets
+better on held-out examples.
 
-Source: Wortsman et al., "Model soups", ICML 2022 (arXiv 2203.05482), recipe 1. The uniform soup is the plain mean, average_participating.
+Source: Wortsman et al., "Model soups", ICML 2022 (arXiv 2203.05482), recipe 1. The uniform soup is
+the plain mean, average_participating.
 
 Symbols: x the server's model, D_i updates [P] of the H clients heard.
 
     candidates x + D_i sorted by validation accuracy;  soup = {best}
-    for each next one:  it joins if the mean of soup and candidate has an accuracy at least as high (strict=false: the paper's text)
+    for each next one:  it joins if the mean of soup and candidate has an accuracy at least as high
+        (strict=false: the paper's text)
                         or higher (strict=true: the authors' code) than the soup's
     x <- x + mean of D_i over the soup
 
-Departures: ties in the ranking go to the lower loss, then to the order of the cohort. Needs data.validation above 0; at a server only.
+Departures: ties in the ranking go to the lower loss, then to the order of the cohort. Needs
+data.validation above 0; at a server only.
 """
 
 from __future__ import annotations
@@ -38,7 +42,12 @@ class GreedySoup(Aggregator):
     strict: bool = True
 
     def check(self, place):
-        require(place == "server", "aggregator", "GreedySoup", "judges models at a server only; use protocol=server")
+        require(
+            place == "server",
+            "aggregator",
+            "GreedySoup",
+            "judges models at a server only; use protocol=server",
+        )
 
     def merge(self, updates, weights, info):
         losses, accuracies = info.evaluate(updates)

@@ -1,20 +1,26 @@
-"""Variance-corrected averaging: mixing models shrinks the spread of each layer's weights; the correction restores it.
+"""Variance-corrected averaging: mixing models shrinks the spread of each layer's weights; the
+correction restores it.
 
-Source: Tian, Al-Ars, Kitsak, Hofstee, "Vanishing Variance Problem in Fully Decentralized Neural-Network Systems", 2024 (arXiv 2404.04616),
-Algorithm 3, and the first author's simulators for what the paper leaves open.
+Source: Tian, Al-Ars, Kitsak, Hofstee, "Vanishing Variance Problem in Fully Decentralized
+Neural-Network Systems", 2024 (arXiv 2404.04616), Algorithm 3, and the first author's simulators for
+what the paper leaves open.
 
-For each corrected layer l with entries v of the mixed model A, mean m and population variance Var(A):
+For each corrected layer l with entries v of the mixed model A, mean m and population variance
+Var(A):
 
-    target = mean over the models received of Var(M_j[l])          ("others"; the receiver's own model is not counted)
-    A[l] <- m + (A[l] - m) * sqrt(target / Var(A[l]))              the mean is kept, the spread restored
+    target = mean over the models received of Var(M_j[l])
+        ("others"; the receiver's own model is not counted)
+    A[l] <- m + (A[l] - m) * sqrt(target / Var(A[l]))
+        the mean is kept, the spread restored
 
-The correction works with any mixing; `mixing=own_share` with share beta is the paper's averaging. It only matters where nodes start from
-different initialisations.
+The correction works with any mixing; `mixing=own_share` with share beta is the paper's averaging.
+It only matters where nodes start from different initialisations.
 
-Departures: corrected are tensors of two or more dimensions (the authors' versions differ on biases); population variance and no epsilon
-(an epsilon of 1e-4, as in one port, is large next to real layer variances); `self` and `blend` use the receiver's variance before mixing
-(as published they read the already mixed model); a layer without spread, or with nobody else heard, is left alone. At a server the
-received models are the cohort's.
+Departures: corrected are tensors of two or more dimensions (the authors' versions differ on
+biases); population variance and no epsilon (an epsilon of 1e-4, as in one port, is large next to
+real layer variances); `self` and `blend` use the receiver's variance before mixing (as published
+they read the already mixed model); a layer without spread, or with nobody else heard, is left
+alone. At a server the received models are the cohort's.
 """
 
 from __future__ import annotations
@@ -31,8 +37,9 @@ from fedsim.component import Probability, component
 class VarianceCorrection(Correction):
     """Restores each layer's variance after mixing (Tian et al. 2024).
 
-    target: variance of the others' models, of the receiver's own (self), or share * own + (1 - share) * others (blend);
-    tensors: which tensors are corrected, those of two or more dimensions (weights) or all.
+    target: variance of the others' models, of the receiver's own (self), or share * own + (1 -
+    share) * others (blend); tensors: which tensors are corrected, those of two or more dimensions
+    (weights) or all.
     """
 
     target: Literal["others", "self", "blend"] = "others"

@@ -1,6 +1,7 @@
 """Pictures of curves: one run, or many methods with bands over seeds.
 
-Figures are matplotlib Figures made without pyplot, so that no backend is chosen and nothing is kept open; notebooks show them.
+Figures are matplotlib Figures made without pyplot, so that no backend is chosen and nothing is kept
+open; notebooks show them.
 """
 
 from __future__ import annotations
@@ -36,9 +37,12 @@ UNITS = {
 MARGIN = 0.02
 
 
-def plot_comparison(comparison: Comparison, path: str | Path | None = None, band: Literal["std", "minmax"] = "std") -> Figure:
-    """The curves of a comparison. band: "std", ± 1 standard deviation over seeds, or "minmax", from the least to the greatest; path: also
-    write a picture there. Runs that do not count in the tables are thin dotted lines. Raises ConfigError if `path` cannot be written."""
+def plot_comparison(
+    comparison: Comparison, path: str | Path | None = None, band: Literal["std", "minmax"] = "std"
+) -> Figure:
+    """The curves of a comparison. band: "std", ± 1 standard deviation over seeds, or "minmax", from
+    the least to the greatest; path: also write a picture there. Runs that do not count in the
+    tables are thin dotted lines. Raises ConfigError if `path` cannot be written."""
     from matplotlib.lines import Line2D
 
     require(band in ("std", "minmax"), "band", band, "std or minmax")
@@ -52,17 +56,27 @@ def plot_comparison(comparison: Comparison, path: str | Path | None = None, band
     figure = _figure(width, 3.1 * rows + 0.6 + 0.22 * -(-len(methods) // legend_columns))
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     looks = {
-        method: {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number // len(PALETTE) % len(DASHES)], "linewidth": 1.7}
+        method: {
+            "color": PALETTE[number % len(PALETTE)],
+            "linestyle": DASHES[number // len(PALETTE) % len(DASHES)],
+            "linewidth": 1.7,
+        }
         for number, method in enumerate(methods)
     }
     for axes, name in zip(grid, panels, strict=False):
         _style(axes, comparison.metric if axes in grid[::columns] else None)
         for method, look in looks.items():
-            _draw_method(axes, curves[(curves["panel"] == name) & (curves["method"] == method)], look, band)
+            _draw_method(
+                axes, curves[(curves["panel"] == name) & (curves["method"] == method)], look, band
+            )
         if comparison.target is not None:
-            axes.axhline(comparison.target, color="0.35", linewidth=1.0, linestyle=(0, (5, 4)), zorder=1.5)
+            axes.axhline(
+                comparison.target, color="0.35", linewidth=1.0, linestyle=(0, (5, 4)), zorder=1.5
+            )
         if len(panels) > 1:
-            axes.set_title(f"{comparison.panel}: {name}" if comparison.panel == "participation" else name)
+            axes.set_title(
+                f"{comparison.panel}: {name}" if comparison.panel == "participation" else name
+            )
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     _limit_accuracy(grid[0], comparison.metric)
@@ -79,12 +93,17 @@ def plot_comparison(comparison: Comparison, path: str | Path | None = None, band
 
 
 def run_curves(table: pd.DataFrame, path: str | Path | None = None) -> Figure:
-    """Accuracy and loss of one run over its rounds. table: its metric rows (round, scope, node, metric, value, ...); path: also write a
-    picture there. On a graph: the mean over nodes with a band from the worst to the best, and the mean model."""
+    """Accuracy and loss of one run over its rounds. table: its metric rows (round, scope, node,
+    metric, value, ...); path: also write a picture there. On a graph: the mean over nodes with a
+    band from the worst to the best, and the mean model."""
     whole = table[table["node"] < 0]
-    metrics = [name for name in ("accuracy", "loss") if whole["metric"].isin((name, f"{name}_mean")).any()]
+    metrics = [
+        name for name in ("accuracy", "loss") if whole["metric"].isin((name, f"{name}_mean")).any()
+    ]
     figure = _figure(4.6 * max(len(metrics), 1) + 0.4, 3.6)
-    for axes, metric in zip(figure.subplots(1, max(len(metrics), 1), squeeze=False)[0], metrics or [None], strict=True):
+    for axes, metric in zip(
+        figure.subplots(1, max(len(metrics), 1), squeeze=False)[0], metrics or [None], strict=True
+    ):
         _style(axes, metric)
         if metric is None:
             axes.text(0.5, 0.5, "no evaluation", ha="center", va="center", transform=axes.transAxes)
@@ -96,7 +115,13 @@ def run_curves(table: pd.DataFrame, path: str | Path | None = None) -> Figure:
         ):
             curve = _curve(whole, scope, name)
             if len(curve):
-                axes.plot(curve.index, curve, color=color, marker="o" if len(curve) == 1 else None, label=label)
+                axes.plot(
+                    curve.index,
+                    curve,
+                    color=color,
+                    marker="o" if len(curve) == 1 else None,
+                    label=label,
+                )
         low, high = _curve(whole, "nodes", f"{metric}_min"), _curve(whole, "nodes", f"{metric}_max")
         if len(low) and len(low) == len(high):
             axes.fill_between(low.index, low, high, color=PALETTE[0], alpha=0.18, linewidth=0)
@@ -120,7 +145,9 @@ def _drawable(values: pd.Series) -> pd.Series:
 def _draw_method(axes: Axes, part: pd.DataFrame, look: dict[str, Any], band: str) -> None:
     """Mean and band over the counted runs, the others one by one."""
     for _, run in part[~part["counted"]].groupby("run", sort=False):
-        axes.plot(run["round"], _drawable(run["value"]), color=look["color"], linestyle=":", linewidth=1.0)
+        axes.plot(
+            run["round"], _drawable(run["value"]), color=look["color"], linestyle=":", linewidth=1.0
+        )
     counted = part[part["counted"]]
     if counted.empty:
         return
@@ -129,7 +156,9 @@ def _draw_method(axes: Axes, part: pd.DataFrame, look: dict[str, Any], band: str
     axes.plot(mean.index, mean, marker="o" if len(mean) == 1 else None, **look)
     if counted["run"].nunique() > 1:
         spread = by_round.std().fillna(0.0)
-        low, high = (mean - spread, mean + spread) if band == "std" else (by_round.min(), by_round.max())
+        low, high = (
+            (mean - spread, mean + spread) if band == "std" else (by_round.min(), by_round.max())
+        )
         axes.fill_between(mean.index, low, high, color=look["color"], alpha=0.16, linewidth=0)
 
 
@@ -139,7 +168,10 @@ def _caption(comparison: Comparison, band: str) -> str:
     parts = []
     if seeds and seeds[-1] > 1:
         number = str(seeds[-1]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        parts = [f"line: mean over {number} seeds", "band: ± 1 standard deviation" if band == "std" else "band: least to greatest"]
+        parts = [
+            f"line: mean over {number} seeds",
+            "band: ± 1 standard deviation" if band == "std" else "band: least to greatest",
+        ]
     parts += ["dotted: unfinished run"] if len(counted) < len(comparison.curves) else []
     parts += [f"dashed grey: target {comparison.target:g}"] if comparison.target is not None else []
     return "; ".join(parts) or "one seed each"
@@ -177,14 +209,22 @@ def _png(figure: Figure) -> bytes:
 
 
 def _saved(figure: Figure, path: str | Path | None) -> Figure:
-    figure._repr_png_ = partial(_png, figure)  # IPython shows a Figure by itself only where pyplot was imported
+    # IPython shows a Figure by itself only where pyplot was imported
+    figure._repr_png_ = partial(_png, figure)
     if path is not None:
         kind = Path(path).suffix.lstrip(".").lower() or "png"
-        require(kind in figure.canvas.get_supported_filetypes(), "path", str(path), "a picture's name, ending in .png, .pdf or .svg")
+        require(
+            kind in figure.canvas.get_supported_filetypes(),
+            "path",
+            str(path),
+            "a picture's name, ending in .png, .pdf or .svg",
+        )
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind)
         try:
             write_atomic(path, buffer.getvalue())
         except OSError as error:
-            raise ConfigError("path", str(path), f"a file that can be written ({error.strerror})") from None
+            raise ConfigError(
+                "path", str(path), f"a file that can be written ({error.strerror})"
+            ) from None
     return figure

@@ -13,9 +13,11 @@ from fedsim.component import Fraction, component
 
 
 class Attack:
-    """Attackers are a fixed share of the clients, chosen by the seed alone, so that every algorithm meets the same ones.
+    """Attackers are a fixed share of the clients, chosen by the seed alone, so that every algorithm
+    meets the same ones.
 
-    forges: whether `forge` replaces updates, which a server then needs as rows; classifies: whether it needs labels that are classes.
+    forges: whether `forge` replaces updates, which a server then needs as rows; classifies: whether
+    it needs labels that are classes.
     """
 
     forges: ClassVar[bool] = True
@@ -28,7 +30,9 @@ class Attack:
     def attackers(self, seed: int, clients: int) -> np.ndarray:
         """Who attacks, bool [N]."""
         chosen = np.zeros(clients, bool)
-        chosen[rng.generator(seed, "attackers").permutation(clients)[: round(self.share * clients)]] = True
+        chosen[
+            rng.generator(seed, "attackers").permutation(clients)[: round(self.share * clients)]
+        ] = True
         return chosen
 
     def labels(self, y: np.ndarray, classes: int) -> np.ndarray | None:
@@ -36,8 +40,8 @@ class Attack:
         return None
 
     def forge(self, updates: Tensor, hostile: np.ndarray, seed: int, round: int) -> Tensor:
-        """What the attackers of a cohort send [a, P] in place of their updates. updates: all [S, P], as they would be sent; hostile: who
-        attacks, bool [S], at least one."""
+        """What the attackers of a cohort send [a, P] in place of their updates. updates: all [S,
+        P], as they would be sent; hostile: who attacks, bool [S], at least one."""
         raise NotImplementedError("an attack forges updates")
 
 

@@ -1,6 +1,7 @@
 """Attacks that need nothing but the attacker's own update or labels.
 
-Sources: flipping of labels and signs is folklore; Gaussian updates: Blanchard et al., NeurIPS 2017, section 5.
+Sources: flipping of labels and signs is folklore; Gaussian updates: Blanchard et al., NeurIPS 2017,
+section 5.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class SignFlip(Attack):
 
 @component
 class GaussianNoise(Attack):
-    """Sends Gaussian noise of standard deviation `std` (in units of the parameters) in place of the update, drawn afresh by every attacker
-    in every round.
+    """Sends Gaussian noise of standard deviation `std` (in units of the parameters) in place of the
+    update, drawn afresh by every attacker in every round.
 
     share: of the clients that attack.
     """
@@ -42,13 +43,17 @@ class GaussianNoise(Attack):
 
     def forge(self, updates, hostile, seed, round):
         at = np.flatnonzero(hostile).tolist()
-        draws = [rng.generator(seed, "attack", round, position).standard_normal(updates.shape[1]) for position in at]
+        draws = [
+            rng.generator(seed, "attack", round, position).standard_normal(updates.shape[1])
+            for position in at
+        ]
         return torch.from_numpy(self.std * np.stack(draws)).to(updates)
 
 
 @component
 class LabelFlip(Attack):
-    """Trains on labels turned around, y -> classes - 1 - y, and sends what comes of it; what is measured keeps the true labels.
+    """Trains on labels turned around, y -> classes - 1 - y, and sends what comes of it; what is
+    measured keeps the true labels.
 
     share: of the clients that attack.
     """

@@ -10,17 +10,32 @@ from fedsim.errors import require
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare a run with a golden file, or make one; exit code 0: within tolerance, 1: moved. Raises ConfigError."""
+    """Compare a run with a golden file, or make one; exit code 0: within tolerance, 1: moved.
+    Raises ConfigError."""
     parser = Parser(
         prog="fedsim check",
-        description="Compare the curves of a finished run with those kept in a golden file, round by round, or keep them.",
-        epilog="The tolerance is measured from the runs given with --write: of the same seed and another local.execution or machine, what "
-        "rounding changes; of other seeds, what chance changes. Without them it is as small as rounding can be guessed to be.",
+        description=(
+            "Compare the curves of a finished run with those kept in a golden file, round by round,"
+            " or keep them."
+        ),
+        epilog=(
+            "The tolerance is measured from the runs given with --write: of the same seed and"
+            " another local.execution or machine, what rounding changes; of other seeds, what"
+            " chance changes. Without them it is as small as rounding can be guessed to be."
+        ),
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run; with --write also of its variants")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of a finished run; with --write also of its variants",
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--against", type=Path, metavar="GOLDEN", help="a golden file")
-    what.add_argument("--write", type=Path, metavar="GOLDEN", help="keep the first run's curves in this file")
+    what.add_argument(
+        "--write", type=Path, metavar="GOLDEN", help="keep the first run's curves in this file"
+    )
     options = parser.parse_args(list(arguments))
     from fedsim.analysis.golden import Curves, Golden
 
@@ -31,7 +46,12 @@ def main(arguments: Sequence[str]) -> int:
         if golden.blind:
             print(f"chance hardly changes these more than the tolerance: {', '.join(golden.blind)}")
         return 0
-    require(len(options.runs) == 1, "RUN", [str(run) for run in options.runs], "accepted is one run with --against")
+    require(
+        len(options.runs) == 1,
+        "RUN",
+        [str(run) for run in options.runs],
+        "accepted is one run with --against",
+    )
     return _compare(options.runs[0], options.against)
 
 
@@ -45,12 +65,27 @@ def _compare(folder: Path, file: Path) -> int:
     found = moved(golden, run)
     if not found:
         same = run.sha256 == golden.sha256
-        print(f"{folder}: {len(golden.curves)} curves as in {file}, {'the same bytes' if same else 'within tolerance'}")
+        print(
+            f"{folder}: {len(golden.curves)} curves as in {file},"
+            f" {'the same bytes' if same else 'within tolerance'}"
+        )
         return 0
-    table = Table("curve", "first round", "run", "golden", "tolerance", "worst, in tolerances", box=None, header_style="bold")
+    table = Table(
+        "curve",
+        "first round",
+        "run",
+        "golden",
+        "tolerance",
+        "worst, in tolerances",
+        box=None,
+        header_style="bold",
+    )
     for each in found:
         numbers = (each.value, each.golden, each.tolerance, each.worst)
         table.add_row(each.curve, str(each.round), *(f"{number:.6g}" for number in numbers))
-    print(f"{folder}: {len(found)} of {len(golden.curves)} curves are not as in {file} (made on {golden.machine})")
+    print(
+        f"{folder}: {len(found)} of {len(golden.curves)} curves are not as in {file} (made on"
+        f" {golden.machine})"
+    )
     Console(width=None if Console().is_terminal else 140).print(table)
     return 1

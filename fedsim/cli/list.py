@@ -17,17 +17,27 @@ def main(given: list[str]) -> int:
     from fedsim.config.options import find_options, settings_line
 
     config_dir, given = take_config_dir(given)
-    parser = Parser(prog="fedsim list", description="What there is to choose from: fedsim run GROUP=OPTION.")
+    parser = Parser(
+        prog="fedsim list", description="What there is to choose from: fedsim run GROUP=OPTION."
+    )
     parser.add_argument("group", nargs="?", help="the options of this group, with their settings")
-    parser.add_argument("--config-dir", metavar="FOLDER", help="also your own options")  # taken above
+    # Taken above
+    parser.add_argument("--config-dir", metavar="FOLDER", help="also your own options")
     group = parser.parse_args(given).group
     import_from_here()
     options = find_options(config_dir)
-    require(group is None or group in options, "group", group, f"unknown group; {suggest(str(group), options)}")
+    require(
+        group is None or group in options,
+        "group",
+        group,
+        f"unknown group; {suggest(str(group), options)}",
+    )
     table = Table("group", "option", "", box=None, pad_edge=False, header_style="bold")
     for name in options if group is None else [group]:
         for number, option in enumerate(options[name]):
-            text = escape(option.text) + (f" [dim]({escape(str(option.path))})[/dim]" if option.own else "")
+            text = escape(option.text) + (
+                f" [dim]({escape(str(option.path))})[/dim]" if option.own else ""
+            )
             if group is not None and (settings := settings_line(option)):
                 text += f"\n[dim]{escape(settings)}[/dim]"
             table.add_row(name if number == 0 else "", option.name, text)

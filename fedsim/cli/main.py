@@ -1,4 +1,5 @@
-"""The command line: each command is a module beside this one. A setting that cannot be used is one line and exit code 2."""
+"""The command line: each command is a module beside this one. A setting that cannot be used is one
+line and exit code 2."""
 
 from __future__ import annotations
 
@@ -12,26 +13,32 @@ from fedsim.config.trust import path_kept
 from fedsim.errors import ConfigError
 from fedsim.simulation.interruption import Interrupted
 
-COMMANDS = ("run", "list", "compare", "tune", "check", "demo")  # fedsim.cli.NAME has main(arguments) -> exit code
+# fedsim.cli.NAME has main(arguments) -> exit code
+COMMANDS = ("run", "list", "compare", "tune", "check", "demo")
 USAGE = """\
 usage: fedsim COMMAND ...
 
-  fedsim run [group=option] [group.setting=value] ...     one run
-  fedsim run -m algorithm=fedavg,fedau seed=0,1,2 ...     one run for each combination; started again, it does what is missing
-  fedsim run resume=FOLDER [engine=... progress=...]      go on from a run's last checkpoint
-  fedsim run resume=FOLDER --trust MODULE                 the same of a folder that somebody sent, with classes of that module
-  fedsim list [GROUP]                                     what there is to choose from
-  fedsim compare FOLDER ...                               finished runs: table and curves
-  fedsim tune [key=value] ... --client-rates -2:0         step sizes for each algorithm, chosen on the validation split
-  fedsim check RUN --against GOLDEN                       is a run's curve what it was? --write GOLDEN keeps one
-  fedsim demo                                             five algorithms on digits, in two minutes
+  fedsim run [group=option] [group.setting=value] ...   one run
+  fedsim run -m algorithm=fedavg,fedau seed=0,1,2 ...   one run for each combination; given again,
+                                                        it does what is missing
+  fedsim run resume=FOLDER [engine=... progress=...]    go on from a run's last checkpoint
+  fedsim run resume=FOLDER --trust MODULE               the same of a folder that somebody sent,
+                                                        with classes of that module
+  fedsim list [GROUP]                                   what there is to choose from
+  fedsim compare FOLDER ...                             finished runs: table and curves
+  fedsim tune [key=value] ... --client-rates -2:0       step sizes, chosen on the validation split
+  fedsim check RUN --against GOLDEN                     is a run's curve what it was? --write
+                                                        GOLDEN keeps one
+  fedsim demo                                           five algorithms on digits, in two minutes
 
-  fedsim run --help, fedsim compare --help and so on say more; fedsim --version; your own options: --config-dir FOLDER
+  fedsim run --help, fedsim compare --help and so on say more; fedsim --version;
+  your own options: --config-dir FOLDER
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code: 0, 1 for an error inside a run, 2 for what the user can mend, 130 or 143 when interrupted."""
+    """Run a command; its exit code: 0, 1 for an error inside a run, 2 for what the user can mend,
+    130 or 143 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with path_kept():

@@ -19,7 +19,12 @@ def main(given: list[str]) -> int:
     if folder is not None:
         resume(folder, given, config_dir, trusted)
         return 0
-    require(not trusted, "--trust", " ".join(trusted), "is for resume=FOLDER; the classes that you name yourself are trusted")
+    require(
+        not trusted,
+        "--trust",
+        " ".join(trusted),
+        "is for resume=FOLDER; the classes that you name yourself are trusted",
+    )
     import_from_here()
     from fedsim.config.launching import launch
     from fedsim.recording.files import shown
@@ -32,4 +37,10 @@ def main(given: list[str]) -> int:
         lines = [f"  {folder}: {reason.removeprefix('ConfigError: ')}" for folder, reason in failed]
         print(f"{len(failed)} failed:", *lines, sep="\n", file=sys.stderr, flush=True)
     print(f"all runs: {shown(where)} (fedsim compare {shown(where)})", flush=True)
-    return 0 if not failed else 2 if all(reason.startswith("ConfigError") for _, reason in failed) else 1
+    return (
+        0
+        if not failed
+        else 2
+        if all(reason.startswith("ConfigError") for _, reason in failed)
+        else 1
+    )

@@ -1,7 +1,9 @@
-"""Runs beside each other in processes of joblib's: one thread each, and an orderly end of all of them.
+"""Runs beside each other in processes of joblib's: one thread each, and an orderly end of all of
+them.
 
-The process that hands out runs is the leader. A signal to it (or Ctrl-C, which the system would send to everyone) is passed on once; each
-worker's run writes its checkpoint and leaves, and what is left in the queue is not begun. Workers whose leader is gone leave likewise.
+The process that hands out runs is the leader. A signal to it (or Ctrl-C, which the system would
+send to everyone) is passed on once; each worker's run writes its checkpoint and leaves, and what is
+left in the queue is not begun. Workers whose leader is gone leave likewise.
 """
 
 from __future__ import annotations
@@ -20,7 +22,13 @@ from typing import Any
 from fedsim.simulation.interruption import Interrupted
 
 LAST_WORDS = "the same command goes on with what is missing"
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 LOOK_SECONDS = 0.5  # how often a worker looks whether its leader is there
 
 
@@ -38,10 +46,11 @@ class _Worker:
 
 @contextlib.contextmanager
 def leading(workers: bool = True) -> Iterator[None]:
-    """For the time that many runs take: SIGINT and SIGTERM end all of them, not the one in progress alone. workers: some run in processes,
-    which get one thread each.
+    """For the time that many runs take: SIGINT and SIGTERM end all of them, not the one in progress
+    alone. workers: some run in processes, which get one thread each.
 
-    Leaves with Interrupted (a KeyboardInterrupt) after the workers have stopped; a second signal kills them.
+    Leaves with Interrupted (a KeyboardInterrupt) after the workers have stopped; a second signal
+    kills them.
     """
     received: list[int] = []
 
@@ -53,12 +62,24 @@ def leading(workers: bool = True) -> Iterator[None]:
                 os.kill(int(worker.pid), signal.SIGKILL if again else signal.SIGTERM)
         if again or not children:
             raise Interrupted(number, line=f"interrupted; {LAST_WORDS}")
-        print("fedsim: stopping after the rounds in progress; the same signal again stops at once", file=sys.stderr, flush=True)
+        print(
+            "fedsim: stopping after the rounds in progress; the same signal again stops at once",
+            file=sys.stderr,
+            flush=True,
+        )
 
     before = {name: os.environ.get(name) for name in (THREADS if workers else ())}
     os.environ.update(dict.fromkeys(before, "1"))
-    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    handlers = {number: signal.signal(number, stop) for number in signals if signal.getsignal(number) not in (signal.SIG_IGN, None)}
+    signals = (
+        (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread()
+        else ()
+    )
+    handlers = {
+        number: signal.signal(number, stop)
+        for number in signals
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
     try:
         yield
     except Exception:
@@ -76,7 +97,8 @@ def leading(workers: bool = True) -> Iterator[None]:
 
 
 def end_workers(kill: bool = False) -> None:
-    """End the processes that joblib would keep for the next runs: they know the folder, and the signals, of those before."""
+    """End the processes that joblib would keep for the next runs: they know the folder, and the
+    signals, of those before."""
     if multiprocessing.active_children():
         from joblib.externals.loky import get_reusable_executor
 
@@ -84,7 +106,8 @@ def end_workers(kill: bool = False) -> None:
 
 
 def in_worker(job: Callable[[], Any]) -> Any:
-    """Run `job` in a worker process; None if it was stopped, or not begun because the leader is stopping."""
+    """Run `job` in a worker process; None if it was stopped, or not begun because the leader is
+    stopping."""
     if _Worker.leader is None:
         _follow()
     if _Worker.stopping:
@@ -94,7 +117,8 @@ def in_worker(job: Callable[[], Any]) -> Any:
         return job()
     except Exception:
         raise
-    except BaseException:  # stopped by a signal; here or in the run, which has written its checkpoint
+    # Stopped by a signal; here or in the run, which has written its checkpoint
+    except BaseException:
         _Worker.stopping = True
         return None
     finally:
@@ -105,7 +129,8 @@ def _follow() -> None:
     """Set up a worker process: out of reach of the terminal's Ctrl-C, and watching its leader."""
     from fedsim import Simulation  # noqa: F401  (now: joblib ends a worker that has grown since its first run, which may find all done before)
 
-    parent = multiprocessing.parent_process()  # it may be gone already, and the system's parent another
+    # It may be gone already, and the system's parent another
+    parent = multiprocessing.parent_process()
     _Worker.leader = os.getppid() if parent is None else int(parent.pid)
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
@@ -125,4 +150,5 @@ def _watch(leader: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     while _Worker.busy:
         time.sleep(LOOK_SECONDS)
-    os._exit(128 + signal.SIGTERM)  # from here: the main thread may wait for ever for somebody to take its result
+    # From here: the main thread may wait for ever for somebody to take its result
+    os._exit(128 + signal.SIGTERM)

@@ -36,10 +36,14 @@ _RECORDED = "recorded"  # stands for a recorded class where Hydra reads settings
 
 def take_folder(given: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The folder of resume=FOLDER, and the other arguments. Raises ConfigError."""
-    found = [argument.removeprefix("resume=") for argument in given if argument.startswith("resume=")]
+    found = [
+        argument.removeprefix("resume=") for argument in given if argument.startswith("resume=")
+    ]
     require(len(found) <= 1, "resume", found, "accepted is one folder")
     require(found != [""], "resume", "", "accepted is the folder of a run")
-    return (Path(found[0]).expanduser() if found else None), [argument for argument in given if not argument.startswith("resume=")]
+    return (Path(found[0]).expanduser() if found else None), [
+        argument for argument in given if not argument.startswith("resume=")
+    ]
 
 
 def resume(
@@ -109,28 +113,45 @@ def _check_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         allowed = key.split(".")[0] in CHANGEABLE or key in _PLACES
-        accepted = f"a run goes on with its own settings; beside resume accepted are {', '.join(CHANGEABLE)}, data.root and --config-dir"
+        accepted = (
+            "a run goes on with its own settings; beside resume accepted are"
+            f" {', '.join(CHANGEABLE)}, data.root and --config-dir"
+        )
         require(allowed and not override.startswith(("-", "~")), key or override, value, accepted)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """What config.yaml and overrides.yaml hold."""
     accepted = "accepted is the folder of a run, with its config.yaml"
-    sweep = os.path.isfile(folder / "multirun.yaml")  # False also for a name that is too long for one
-    accepted = "a sweep goes on when its command is given again; accepted is the folder of a run" if sweep else accepted
+    # False also for a name that is too long for one
+    sweep = os.path.isfile(folder / "multirun.yaml")
+    accepted = (
+        "a sweep goes on when its command is given again; accepted is the folder of a run"
+        if sweep
+        else accepted
+    )
     require(os.path.isfile(folder / "config.yaml"), "resume", str(folder), accepted)
     try:
         recorded = read_yaml(folder / "config.yaml")
-        typed = read_yaml(folder / "overrides.yaml") if (folder / "overrides.yaml").is_file() else []
+        typed = (
+            read_yaml(folder / "overrides.yaml") if (folder / "overrides.yaml").is_file() else []
+        )
     except ConfigError as error:
         raise ConfigError("resume", str(folder), f"accepted is {error.accepted}") from None
     whole = isinstance(recorded, dict) and "rounds" in recorded and isinstance(typed, list)
     whole = whole and isinstance(recorded.get("choices") or {}, dict)
-    require(whole, "resume", shown(folder.absolute()), "its config.yaml has no settings of a run; it was refused before it began")
+    require(
+        whole,
+        "resume",
+        shown(folder.absolute()),
+        "its config.yaml has no settings of a run; it was refused before it began",
+    )
     return recorded, [str(override) for override in typed]
 
 
-def _of_somebody(config: dict[str, Any], typed: Mapping[str, str], trusted: Sequence[str]) -> dict[str, Any]:
+def _of_somebody(
+    config: dict[str, Any], typed: Mapping[str, str], trusted: Sequence[str]
+) -> dict[str, Any]:
     """What is taken of the settings in a folder that was sent. Raises ConfigError."""
     config = {key: part for key, part in config.items() if key not in MACHINE}
     data = config.get("data")
@@ -139,7 +160,10 @@ def _of_somebody(config: dict[str, Any], typed: Mapping[str, str], trusted: Sequ
     check_targets(config, trusted)
     if isinstance(data, dict) and data.get("url") and "data.url" not in typed:
         known = defaults_of(locate(data.get("_target_"), "data._target_")) or {}
-        accepted = "its data would be downloaded from there, as a folder not made by you on this machine says; "
+        accepted = (
+            "its data would be downloaded from there, as a folder not made by you on this machine"
+            " says; "
+        )
         accepted += "accepted: the same data.url=[...] given here, if you trust it"
         require(data["url"] == known.get("url"), "data.url", data["url"], accepted)
     return config
@@ -161,16 +185,24 @@ def _changed(
         return config, choices
     if not chosen:
         new = found.config[group]
-        kept = {name: value for name, value in new.items() if (name, value) != ("_target_", _RECORDED)}
+        kept = {
+            name: value for name, value in new.items() if (name, value) != ("_target_", _RECORDED)
+        }
         return {**config, group: {**config[group], **kept}}, choices
     if group in found.choices:
         choices = {**choices, group: found.choices[group]}
     return {**config, group: found.config[group]}, choices
 
 
-def _placed(config: dict[str, Any], overrides: Sequence[str], config_dir: Path | str | None) -> dict[str, Any]:
+def _placed(
+    config: dict[str, Any], overrides: Sequence[str], config_dir: Path | str | None
+) -> dict[str, Any]:
     """The settings with the places of the data that were typed."""
-    mine = [override for override in _of_group(overrides, "data") if isinstance(config.get("data"), dict)]
+    mine = [
+        override
+        for override in _of_group(overrides, "data")
+        if isinstance(config.get("data"), dict)
+    ]
     if not mine:
         return config
     found = compose(mine, config_dir).config["data"]
@@ -193,7 +225,10 @@ def _tell(
     left += ["data.root"] if rooted and "data.root" not in _typed(overrides) else []
     where = f"{one_line(shown(folder))} was not made by you on this machine"
     if left:
-        _say(f"{where}: its {', '.join(left)} {'is' if len(left) == 1 else 'are'} not used; what you want of it, give here")
+        _say(
+            f"{where}: its {', '.join(left)} {'is' if len(left) == 1 else 'are'} not used; what you"
+            " want of it, give here"
+        )
     for key in FILES:
         group, _, name = key.partition(".")
         value = config[group].get(name) if isinstance(config.get(group), dict) else None
@@ -202,20 +237,26 @@ def _tell(
 
 
 def _refuse_cluster(settings: Settings) -> None:
-    """A Ray cluster has its workers look for modules in the driver's current folder, and there first; a
-    session of fedsim's own does not (`fedsim.engine.ray_private`)."""
+    """A Ray cluster has its workers look for modules in the driver's current folder, and there
+    first; a session of fedsim's own does not (`fedsim.engine.ray_private`)."""
     engine = settings.config.get("engine")
     address = engine.get("address") if isinstance(engine, dict) else None
-    accepted = "its workers would import what lies in this folder; go on from outside of it: resume=FOLDER"
+    accepted = (
+        "its workers would import what lies in this folder; go on from outside of it: resume=FOLDER"
+    )
     require(address is None, "engine.address", address, accepted)
 
 
 def _ending(folder: Path, state: str, settings: Settings) -> str:
     """How a finished run has ended. Raises ConfigError."""
     try:
-        return ending(read_json(folder / "summary.json"), f"{state} before", folder.absolute(), settings)
+        return ending(
+            read_json(folder / "summary.json"), f"{state} before", folder.absolute(), settings
+        )
     except (LookupError, TypeError, ValueError, AttributeError):  # written by somebody else
-        raise ConfigError("resume", str(folder / "summary.json"), "it is no summary of a finished run") from None
+        raise ConfigError(
+            "resume", str(folder / "summary.json"), "it is no summary of a finished run"
+        ) from None
 
 
 def _typed(overrides: Sequence[str]) -> dict[str, str]:

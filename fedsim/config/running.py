@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedsim.config.building import Settings, build, in_settings
-from fedsim.config.sweeps import claimed, digest, file_name, job_folder, job_key, same_run, state_of, stored_summary
+from fedsim.config.sweeps import (
+    claimed,
+    digest,
+    file_name,
+    job_folder,
+    job_key,
+    same_run,
+    state_of,
+    stored_summary,
+)
 from fedsim.errors import ConfigError, one_line
 from fedsim.recording.files import shown
 from fedsim.recording.find_runs import find_runs
@@ -20,16 +29,20 @@ if TYPE_CHECKING:
 
 
 def run(
-    settings: Settings, folder: Path | str | None = None, progress: bool | Literal["auto"] | None = None, resume: bool = False
+    settings: Settings,
+    folder: Path | str | None = None,
+    progress: bool | Literal["auto"] | None = None,
+    resume: bool = False,
 ) -> Result:
-    """Build and run a simulation, alone in its folder. resume: see `Simulation.run`. Raises ConfigError, its key being the setting's."""
+    """Build and run a simulation, alone in its folder. resume: see `Simulation.run`. Raises
+    ConfigError, its key being the setting's."""
     with claimed(None if folder is None else Path(folder)):
         return _run(settings, folder, progress, resume)
 
 
 def run_again(settings: Settings, folder: Path | None, progress: bool | None = None) -> Result:
-    """A run of many: as `run`, but what `folder` has of the same run is not computed again. Where another process is at work on it, its
-    end is waited for."""
+    """A run of many: as `run`, but what `folder` has of the same run is not computed again. Where
+    another process is at work on it, its end is waited for."""
     if folder is None:
         return _run(settings, None, progress, False)
     with claimed(folder, wait=True):
@@ -37,7 +50,8 @@ def run_again(settings: Settings, folder: Path | None, progress: bool | None = N
         try:
             return _run(settings, folder, progress, resume=_goes_on(folder, settings))
         except Exception as error:
-            if _stamp(folder) == before or state_of(folder) != "failed":  # the run itself has not said so
+            # The run itself has not said so
+            if _stamp(folder) == before or state_of(folder) != "failed":
                 record_failure(settings, folder, error)
             raise
 
@@ -61,11 +75,14 @@ def run_job(settings: Settings, folder: Path, progress: bool | None = None) -> f
     return main_value(result.summary)
 
 
-def run_seeds(settings: Settings, folders: Sequence[Path], progress: bool | None = None, record: bool = False) -> float:
-    """The runs of `settings.seeds`, trained together; each says how it ended. What a folder has of its run is not computed again.
+def run_seeds(
+    settings: Settings, folders: Sequence[Path], progress: bool | None = None, record: bool = False
+) -> float:
+    """The runs of `settings.seeds`, trained together; each says how it ended. What a folder has of
+    its run is not computed again.
 
-    record: also what was refused, as a run that has failed, and raise nothing. The mean of the runs' main values. Raises what the first
-    that failed has raised, when all have ended.
+    record: also what was refused, as a run that has failed, and raise nothing. The mean of the
+    runs' main values. Raises what the first that failed has raised, when all have ended.
     """
     from fedsim.simulation.batched_seeds import run_together
 
@@ -83,7 +100,10 @@ def run_seeds(settings: Settings, folders: Sequence[Path], progress: bool | None
         before = {folder: _stamp(folder) for _, folder in left}
         found: list[Result | BaseException]
         try:
-            simulations = [build(own, folder, progress if n == 0 else False) for n, (own, folder) in enumerate(left)]
+            simulations = [
+                build(own, folder, progress if n == 0 else False)
+                for n, (own, folder) in enumerate(left)
+            ]
             found = run_together(simulations, [_goes_on(folder, own) for own, folder in left])
         except Exception as error:  # before any has started
             found = [error] * len(left)
@@ -107,7 +127,8 @@ def seeds_key(config: Mapping[str, Any]) -> str:
 
 
 def seed_folders(settings: Settings, folder: Path, in_sweep: bool) -> list[Path]:
-    """Where the runs of `settings.seeds` record: in a sweep beside each other, where a sweep over seed= has them too, else in `folder`."""
+    """Where the runs of `settings.seeds` record: in a sweep beside each other, where a sweep over
+    seed= has them too, else in `folder`."""
     if not in_sweep:
         return [folder / f"seed={seed}" for seed in settings.seeds]
     swept, found = folder.name.removesuffix(seeds_key(settings.config)).rstrip("-"), []
@@ -127,12 +148,17 @@ def ending(summary: dict[str, Any], status: str, folder: Path, settings: Setting
     """One line: "fedau: accuracy 0.912 after 100 rounds in 12 s, done: outputs/fedau/..."."""
     metric = next((metric for metric in ("accuracy", "loss") if metric in summary), None)
     value = f"{metric} {summary[metric]:.4g} " if metric else ""
-    name = one_line(str(settings.config.get("name", "")))  # it may be of a folder that somebody sent
-    return f"{name}: {value}after {summary['rounds']} rounds in {summary['seconds']:.3g} s, {status}: {shown(folder)}"
+    # It may be of a folder that somebody sent
+    name = one_line(str(settings.config.get("name", "")))
+    return (
+        f"{name}: {value}after {summary['rounds']} rounds in {summary['seconds']:.3g} s, {status}:"
+        f" {shown(folder)}"
+    )
 
 
 def record_failure(settings: Settings, folder: Path, error: BaseException) -> None:
-    """Leave a run folder that says why there is no run; what an earlier attempt at the same run has left stays."""
+    """Leave a run folder that says why there is no run; what an earlier attempt at the same run has
+    left stays."""
     from fedsim.recording.recorder import Recorder
 
     recorder = Recorder(folder, settings.recorded, settings.overrides)
@@ -142,8 +168,11 @@ def record_failure(settings: Settings, folder: Path, error: BaseException) -> No
 
 
 def failures(folder: Path, before: dict[Path, Any]) -> list[tuple[str, str]]:
-    """(run folder, reason) of every run in and below `folder` that has failed, or never ended, since `before` (see `states`)."""
-    changed = {path.resolve() for path, stamp in states(folder).items() if before.get(path) != stamp}
+    """(run folder, reason) of every run in and below `folder` that has failed, or never ended,
+    since `before` (see `states`)."""
+    changed = {
+        path.resolve() for path, stamp in states(folder).items() if before.get(path) != stamp
+    }
     try:
         found = find_runs(folder)
     except ConfigError:  # no run at all
@@ -157,7 +186,12 @@ def states(folder: Path) -> dict[Path, Any]:
     return {path.parent: _stamp(path.parent) for path in folder.rglob("status.json")}
 
 
-def _run(settings: Settings, folder: Path | str | None, progress: bool | Literal["auto"] | None, resume: bool) -> Result:
+def _run(
+    settings: Settings,
+    folder: Path | str | None,
+    progress: bool | Literal["auto"] | None,
+    resume: bool,
+) -> Result:
     try:
         simulation = build(settings, folder, progress)
         return simulation.run(resume=True) if resume else simulation.run()

@@ -1,11 +1,11 @@
 """What the settings of a recorded folder may name, and what is imported from the current folder.
 
 A folder that somebody sent is data, never code. Of its settings nothing is imported before each
-`_target_` in them, at any depth, was accepted as a string, and nothing is used before the object
-it leads to was accepted too:
+`_target_` in them, at any depth, was accepted as a string, and nothing is used before the object it
+leads to was accepted too:
 
-* a class that was defined in fedsim: `fedsim.models.MLP`, but not `fedsim.cli.main.os.system`, which
-  fedsim only imports, nor a function of fedsim's, some of which write files or run commands;
+* a class that was defined in fedsim: `fedsim.models.MLP`, but not `fedsim.cli.main.os.system`,
+  which fedsim only imports, nor a function of fedsim's, some of which write files or run commands;
 * what was defined in a module that the user names on the command line: `--trust my_module`;
 * anything in a run of the user's own on this machine: see `fedsim.recording.signature`.
 """

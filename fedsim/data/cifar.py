@@ -1,7 +1,8 @@
 """Reading CIFAR-10 batches without running anything that is stored in them.
 
-A batch is the official pickle ({"data": uint8 [n, 3072], "labels": list of n}, written by Python 2), or a lossless picture NAME.webp
-in a folder `mosaic` (tiles of 32 x 32 in the official order, row by row) with its labels in NAME.json.gz ({"labels": [n]}).
+A batch is the official pickle ({"data": uint8 [n, 3072], "labels": list of n}, written by Python
+2), or a lossless picture NAME.webp in a folder `mosaic` (tiles of 32 x 32 in the official order,
+row by row) with its labels in NAME.json.gz ({"labels": [n]}).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ SIDE, CLASSES = 32, 10
 
 
 class _StoredArray:
-    """Stands for a pickled NumPy array: takes what would rebuild it, and rebuilds it only if it is plain bytes of uint8."""
+    """Stands for a pickled NumPy array: takes what would rebuild it, and rebuilds it only if it is
+    plain bytes of uint8."""
 
     content: np.ndarray
 
@@ -34,7 +36,12 @@ class _StoredArray:
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, column_order, raw = state
-        if not isinstance(kind, _StoredType) or kind.name != "u1" or column_order or not isinstance(raw, bytes):
+        if (
+            not isinstance(kind, _StoredType)
+            or kind.name != "u1"
+            or column_order
+            or not isinstance(raw, bytes)
+        ):
             raise pickle.UnpicklingError("its array is not of type uint8")
         self.content = np.frombuffer(raw, np.uint8).reshape(shape)
 
@@ -49,8 +56,10 @@ class _StoredType:
         pass
 
 
-class _PlainUnpickler(pickle._Unpickler):  # the one in Python: that in C takes the memory that a few bytes of a file can ask for
-    """Unpickles containers, numbers, text and arrays of uint8. Whatever else a file names is refused, not imported."""
+# The one in Python: that in C takes the memory that a few bytes of a file can ask for
+class _PlainUnpickler(pickle._Unpickler):
+    """Unpickles containers, numbers, text and arrays of uint8. Whatever else a file names is
+    refused, not imported."""
 
     _STANDS_FOR = {
         ("numpy.core.multiarray", "_reconstruct"): _StoredArray,
@@ -63,17 +72,22 @@ class _PlainUnpickler(pickle._Unpickler):  # the one in Python: that in C takes 
         try:
             return self._STANDS_FOR[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks to run {module}.{name}, which a data file has no need of") from None
+            raise pickle.UnpicklingError(
+                f"it asks to run {module}.{name}, which a data file has no need of"
+            ) from None
 
 
 def find_batch(root: Path, folders: Iterable[str], name: str) -> Path | None:
     """The path of a batch, as a pickle or else as a mosaic, or None."""
     folders = list(folders)
-    return find(root, folders, [name]) or find(root, [f"{folder}/mosaic" for folder in folders] + folders, [f"{name}.webp"])
+    return find(root, folders, [name]) or find(
+        root, [f"{folder}/mosaic" for folder in folders] + folders, [f"{name}.webp"]
+    )
 
 
 def read_batch(path: Path, md5: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, 3, 32, 32] and labels int64 [n] of a batch; md5: of the pickle, checked where given. Raises ConfigError."""
+    """Images uint8 [n, 3, 32, 32] and labels int64 [n] of a batch; md5: of the pickle, checked
+    where given. Raises ConfigError."""
     images, labels = _read_mosaic(path) if path.suffix == ".webp" else _read_pickle(path, md5)
     labels = labels if isinstance(labels, list) else []
     if not len(images) or len(images) != len(labels):
@@ -87,16 +101,24 @@ def _read_pickle(path: Path, md5: str | None) -> tuple[np.ndarray, Any]:
     content = read_bytes(path)
     try:
         batch = _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
-        data, labels = (batch[key.encode()] if key.encode() in batch else batch[key] for key in ("data", "labels"))
+        data, labels = (
+            batch[key.encode()] if key.encode() in batch else batch[key]
+            for key in ("data", "labels")
+        )
         pixels = data.content
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise file_error(path, f"is not a readable CIFAR-10 batch: {type(error).__name__}: {reason(error)}") from None
+        raise file_error(
+            path, f"is not a readable CIFAR-10 batch: {type(error).__name__}: {reason(error)}"
+        ) from None
     if pixels.ndim != 2 or pixels.shape[1] != 3 * SIDE * SIDE:
-        raise file_error(path, f"holds an array of shape {pixels.shape}, expected (n, {3 * SIDE * SIDE})")
+        raise file_error(
+            path, f"holds an array of shape {pixels.shape}, expected (n, {3 * SIDE * SIDE})"
+        )
     fault = check_md5(content, md5)
     if fault:
         raise file_error(path, f"{fault}: not the official batch")
-    return pixels.reshape(-1, 3, SIDE, SIDE).copy(), labels  # a view of bytes could not be written to
+    # A view of bytes could not be written to
+    return pixels.reshape(-1, 3, SIDE, SIDE).copy(), labels
 
 
 def _read_mosaic(path: Path) -> tuple[np.ndarray, Any]:
@@ -105,15 +127,24 @@ def _read_mosaic(path: Path) -> tuple[np.ndarray, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(path, formats=["WEBP"])  # no other: some of Pillow's formats start programs
+            # No other: some of Pillow's formats start programs
+            picture = Image.open(path, formats=["WEBP"])
         with picture:
             pixels = np.asarray(picture.convert("RGB"))
     except Exception as error:  # Pillow's plugins raise many kinds
-        raise file_error(path, f"is not a readable picture, it may be truncated or damaged: {reason(error)}") from None
+        raise file_error(
+            path, f"is not a readable picture, it may be truncated or damaged: {reason(error)}"
+        ) from None
     rows, columns = pixels.shape[0] // SIDE, pixels.shape[1] // SIDE
     if pixels.shape[:2] != (rows * SIDE, columns * SIDE):
-        raise file_error(path, f"has {pixels.shape[1]} x {pixels.shape[0]} pixels, expected multiples of {SIDE}")
-    images = pixels.reshape(rows, SIDE, columns, SIDE, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)
+        raise file_error(
+            path, f"has {pixels.shape[1]} x {pixels.shape[0]} pixels, expected multiples of {SIDE}"
+        )
+    images = (
+        pixels.reshape(rows, SIDE, columns, SIDE, 3)
+        .transpose(0, 2, 4, 1, 3)
+        .reshape(-1, 3, SIDE, SIDE)
+    )
     labels_path = path.with_name(f"{path.stem}.json.gz")
     described = read_json(labels_path)
     if not isinstance(described, dict) or not isinstance(described.get("labels"), list):

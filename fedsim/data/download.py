@@ -25,21 +25,24 @@ _TIMEOUT = (10, 60)  # seconds: to connect, between two pieces
 log = logging.getLogger(__name__)
 
 Unpack = Callable[[Path, Path], list[Path]]
-"""(downloaded file, empty folder) -> the verified files to keep; raises ValueError with the reason where they are not as expected."""
+"""(downloaded file, empty folder) -> the verified files to keep; raises ValueError with the
+reason where they are not as expected."""
 
 
 @component
 class DownloadSource(FileSource):
     """Base of the data sets that can be downloaded.
 
-    url: web addresses of folders that hold the original files, tried in turn; an empty list forbids downloading;
-    md5: name of each file (or batch in an archive) -> md5 of its uncompressed bytes. Files without one are neither checked nor downloaded.
+    url: web addresses of folders that hold the original files, tried in turn; an empty list forbids
+    downloading; md5: name of each file (or batch in an archive) -> md5 of its uncompressed bytes.
+    Files without one are neither checked nor downloaded.
     """
 
     url: list[str] = Field(default_factory=list)
     md5: dict[str, str] = Field(default_factory=dict)
 
-    _folders: ClassVar[tuple[str, ...]] = (".",)  # below root, where the files are looked for; downloads go into the first
+    # Below root, where the files are looked for; downloads go into the first
+    _folders: ClassVar[tuple[str, ...]] = (".",)
 
     def __post_init__(self) -> None:
         for address in self.url:
@@ -50,20 +53,26 @@ class DownloadSource(FileSource):
                 "addresses that start with http:// or https://",
             )
 
-    def download(self, name: str, folder: Path, unpack: Unpack, wanted: str = "", note: str = "") -> list[Path]:
-        """Fetch the file `name`, unpack and verify it, and move what that gives into `folder`, which is made where need be.
+    def download(
+        self, name: str, folder: Path, unpack: Unpack, wanted: str = "", note: str = ""
+    ) -> list[Path]:
+        """Fetch the file `name`, unpack and verify it, and move what that gives into `folder`,
+        which is made where need be.
 
-        Where no address gives the expected content, nothing is left behind and a ConfigError says that the `wanted` file (`name` unless
-        given) is not there, with `note` at its end.
+        Where no address gives the expected content, nothing is left behind and a ConfigError says
+        that the `wanted` file (`name` unless given) is not there, with `note` at its end.
         """
         root = self.root_folder()
         reasons: list[str] = []
         try:
             existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-            with tempfile.TemporaryDirectory(prefix=".fedsim-", dir=existing) as scratch:  # on the same disk, so that moving is atomic
+            # On the same disk, so that moving is atomic
+            with tempfile.TemporaryDirectory(prefix=".fedsim-", dir=existing) as scratch:
                 for address in self.url:
                     try:
-                        files = _fetch(f"{address.rstrip('/')}/{name}", Path(scratch) / name, unpack)
+                        files = _fetch(
+                            f"{address.rstrip('/')}/{name}", Path(scratch) / name, unpack
+                        )
                     except _failures() as error:
                         reasons.append(f"{address}: {_reason(error)}")
                         continue
@@ -72,16 +81,22 @@ class DownloadSource(FileSource):
                         os.replace(file, folder / file.name)
                     return [folder / file.name for file in files]
         except OSError as error:
-            raise ConfigError("data.root", str(root), f"{name} cannot be stored there: {error.strerror or error}") from None
+            raise ConfigError(
+                "data.root", str(root), f"{name} cannot be stored there: {error.strerror or error}"
+            ) from None
         why = "; ".join(reasons) or "data.url gives no address"
-        raise absent(root, wanted or name, self._folders, f"; it could not be downloaded ({why}){note}")
+        raise absent(
+            root, wanted or name, self._folders, f"; it could not be downloaded ({why}){note}"
+        )
 
 
 def _fetch(address: str, target: Path, unpack: Unpack) -> list[Path]:
     import pooch
 
     log.info("downloading %s", address)
-    pooch.HTTPDownloader(progressbar=False, chunk_size=1 << 16, timeout=_TIMEOUT)(address, str(target), None)
+    pooch.HTTPDownloader(progressbar=False, chunk_size=1 << 16, timeout=_TIMEOUT)(
+        address, str(target), None
+    )
     folder = target.with_name(target.name + ".unpacked")
     folder.mkdir(exist_ok=True)
     return unpack(target, folder)
@@ -90,7 +105,16 @@ def _fetch(address: str, target: Path, unpack: Unpack) -> list[Path]:
 def _failures() -> tuple[type[Exception], ...]:
     import requests
 
-    return requests.RequestException, ConfigError, ValueError, EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError
+    return (
+        requests.RequestException,
+        ConfigError,
+        ValueError,
+        EOFError,
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        zlib.error,
+        lzma.LZMAError,
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -107,7 +131,8 @@ def _reason(error: Exception) -> str:
 
 
 def verified(md5: dict[str, str], name: str) -> Unpack:
-    """Unpack for a file kept as it was downloaded: its uncompressed bytes must have the md5 of `name`."""
+    """Unpack for a file kept as it was downloaded: its uncompressed bytes must have the md5 of
+    `name`."""
 
     def unpack(file: Path, folder: Path) -> list[Path]:
         fault = check_md5(read_bytes(file), md5[name])
@@ -119,7 +144,8 @@ def verified(md5: dict[str, str], name: str) -> Unpack:
 
 
 def extracted(md5: dict[str, str], names: list[str]) -> Unpack:
-    """Unpack for a tar archive: the members with one of the `names`, each of its md5. Nothing else is written."""
+    """Unpack for a tar archive: the members with one of the `names`, each of its md5. Nothing else
+    is written."""
 
     def unpack(file: Path, folder: Path) -> list[Path]:
         kept = {}

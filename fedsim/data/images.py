@@ -1,4 +1,5 @@
-"""Image sets from their original files: MNIST, Fashion-MNIST (IDX archives) and CIFAR-10 (python batches)."""
+"""Image sets from their original files: MNIST, Fashion-MNIST (IDX archives) and CIFAR-10 (python
+batches)."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ def per_channel(*values: float) -> np.ndarray:
 def check_labels(labels: np.ndarray, classes: int, path: Path) -> None:
     """Raise ConfigError unless every label is in 0..classes-1."""
     if labels.min() < 0 or labels.max() >= classes:
-        raise file_error(path, f"holds labels from {labels.min()} to {labels.max()}, accepted are 0 to {classes - 1}")
+        raise file_error(
+            path,
+            f"holds labels from {labels.min()} to {labels.max()}, accepted are 0 to {classes - 1}",
+        )
 
 
 class _IdxImages(DownloadSource):
@@ -46,7 +50,17 @@ class _IdxImages(DownloadSource):
         classes = len(self._label_names)
         mean, std = per_channel(self._mean), per_channel(self._std)
         return Dataset(
-            self._name, "classification", classes, classes, train, validation, test, mean, std, 1 / 255, label_names=self._label_names
+            self._name,
+            "classification",
+            classes,
+            classes,
+            train,
+            validation,
+            test,
+            mean,
+            std,
+            1 / 255,
+            label_names=self._label_names,
         )
 
     def read(self) -> tuple[Split, Split]:
@@ -54,7 +68,11 @@ class _IdxImages(DownloadSource):
         train, test = (self._read_part(part) for part in ("train", "t10k"))
         if train.x.shape[1:] != test.x.shape[1:]:
             path = self._path(f"t10k-{IMAGES}.gz")
-            raise file_error(path, f"holds images of {test.x.shape[2:]} pixels and the training images have {train.x.shape[2:]}")
+            raise file_error(
+                path,
+                f"holds images of {test.x.shape[2:]} pixels and the training images have"
+                f" {train.x.shape[2:]}",
+            )
         return train, test
 
     def _read_part(self, part: str) -> Split:
@@ -80,11 +98,18 @@ class _IdxImages(DownloadSource):
         if path is not None:
             return path
         if name not in self.md5:
-            raise absent(root, name, self._folders, "; it is not downloaded, since data.md5 has no checksum of it")
+            raise absent(
+                root,
+                name,
+                self._folders,
+                "; it is not downloaded, since data.md5 has no checksum of it",
+            )
         return self.download(name, root / self._folders[0], verified(self.md5, name))[0]
 
 
-def _idx_md5(train_images: str, train_labels: str, test_images: str, test_labels: str) -> dict[str, str]:
+def _idx_md5(
+    train_images: str, train_labels: str, test_images: str, test_labels: str
+) -> dict[str, str]:
     return {
         f"train-{IMAGES}.gz": train_images,
         f"train-{LABELS}.gz": train_labels,
@@ -98,7 +123,10 @@ class MNIST(_IdxImages):
     """MNIST (LeCun et al., 1998): 60,000 + 10,000 handwritten digits, 28 x 28, 10 classes."""
 
     url: list[str] = Field(
-        default_factory=lambda: ["https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"]
+        default_factory=lambda: [
+            "https://ossci-datasets.s3.amazonaws.com/mnist",
+            "https://storage.googleapis.com/cvdf-datasets/mnist",
+        ]
     )
     md5: dict[str, str] = Field(
         default_factory=lambda: _idx_md5(
@@ -117,9 +145,12 @@ class MNIST(_IdxImages):
 
 @component
 class FashionMNIST(_IdxImages):
-    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 60,000 + 10,000 pieces of clothing, 28 x 28, 10 classes."""
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 60,000 + 10,000 pieces of clothing, 28 x 28,
+    10 classes."""
 
-    url: list[str] = Field(default_factory=lambda: ["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"])
+    url: list[str] = Field(
+        default_factory=lambda: ["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"]
+    )
     md5: dict[str, str] = Field(
         default_factory=lambda: _idx_md5(
             "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -132,15 +163,28 @@ class FashionMNIST(_IdxImages):
     _name = "fashion_mnist"
     _folders = ("fashion-mnist", "FashionMNIST/raw", ".")
     _mean, _std = 0.2860, 0.3530
-    _label_names = ["T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+    _label_names = [
+        "T-shirt/top",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ]
 
 
 @component
 class CIFAR10(DownloadSource):
-    """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 photographs, 3 x 32 x 32, 10 classes, from the official python batches.
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 photographs, 3 x 32 x 32, 10 classes, from the
+    official python batches.
 
-    allow_partial: use the training batches that are there where not all five are; this is noted in the results.
-    A batch may also lie in a folder `mosaic` as a lossless picture of tiles (see fedsim.data.cifar).
+    allow_partial: use the training batches that are there where not all five are; this is noted in
+    the results. A batch may also lie in a folder `mosaic` as a lossless picture of tiles (see
+    fedsim.data.cifar).
     """
 
     url: list[str] = Field(default_factory=lambda: ["https://www.cs.toronto.edu/~kriz"])
@@ -158,20 +202,45 @@ class CIFAR10(DownloadSource):
 
     _folders = ("cifar10", "cifar-10-batches-py", "cifar10/cifar-10-batches-py", ".")
     _archive = "cifar-10-python.tar.gz"
-    _label_names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    _label_names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
 
     def load(self, seed: int) -> Dataset:
         paths, notes = self._paths(), {}
         present = [name for name in TRAINING_BATCHES if name in paths]
         batches = [read_batch(paths[name], self.md5.get(name)) for name in present]
-        train = Split(np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches]))
+        train = Split(
+            np.concatenate([images for images, _ in batches]),
+            np.concatenate([labels for _, labels in batches]),
+        )
         if len(present) < len(TRAINING_BATCHES):
             notes["partial"] = f"{len(train)} of 50000 training images ({', '.join(present)})"
         test = Split(*read_batch(paths[TEST_BATCH], self.md5.get(TEST_BATCH)))
         kept, validation = self.hold_out(train, seed)
         mean, std = per_channel(0.4914, 0.4822, 0.4465), per_channel(0.2470, 0.2435, 0.2616)
         return Dataset(
-            "cifar10", "classification", 10, 10, kept, validation, test, mean, std, 1 / 255, label_names=self._label_names, notes=notes
+            "cifar10",
+            "classification",
+            10,
+            10,
+            kept,
+            validation,
+            test,
+            mean,
+            std,
+            1 / 255,
+            label_names=self._label_names,
+            notes=notes,
         )
 
     def _paths(self) -> dict[str, Path]:
@@ -183,11 +252,25 @@ class CIFAR10(DownloadSource):
             return paths
         note = ""
         if TEST_BATCH in paths and len(paths) > 1:
-            note = f"; only {', '.join(sorted(paths))} of the six batches are there: data.allow_partial=true makes do with them"
+            note = (
+                f"; only {', '.join(sorted(paths))} of the six batches are there:"
+                " data.allow_partial=true makes do with them"
+            )
         unchecked = [name for name in missing if name not in self.md5]
         if unchecked:
-            raise absent(root, unchecked[0], self._folders, f"; it is not downloaded, since data.md5 has no checksum of it{note}")
-        files = self.download(self._archive, root / self._folders[0], extracted(self.md5, missing), ", ".join(missing), note)
+            raise absent(
+                root,
+                unchecked[0],
+                self._folders,
+                f"; it is not downloaded, since data.md5 has no checksum of it{note}",
+            )
+        files = self.download(
+            self._archive,
+            root / self._folders[0],
+            extracted(self.md5, missing),
+            ", ".join(missing),
+            note,
+        )
         return paths | {file.name: file for file in files}
 
     def _present(self, root: Path) -> dict[str, Path]:

@@ -1,6 +1,8 @@
-"""Data sets that come divided among clients: MNIST by writer, HAR by subject, heart disease by hospital, Shakespeare by role.
+"""Data sets that come divided among clients: MNIST by writer, HAR by subject, heart disease by
+hospital, Shakespeare by role.
 
-Split.client numbers the clients of the training samples 0..K-1; test samples of clients that never train have numbers from K on.
+Split.client numbers the clients of the training samples 0..K-1; test samples of clients that never
+train have numbers from K on.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ HOSPITALS = ["cleveland", "hungarian", "switzerland", "va"]
 
 @component
 class MnistWriters(MNIST):
-    """MNIST by writer: 539 writers in the training part and 297 others in the test part, labels nearly uniform per writer.
+    """MNIST by writer: 539 writers in the training part and 297 others in the test part, labels
+    nearly uniform per writer.
 
-    Writers from QMNIST (Yadav and Bottou, 2019) in mnist_writers.npz (train [60000], test [10000]: writer of each digit).
+    Writers from QMNIST (Yadav and Bottou, 2019) in mnist_writers.npz (train [60000], test [10000]:
+    writer of each digit).
     """
 
     def load(self, seed: int) -> Dataset:
@@ -36,7 +40,9 @@ class MnistWriters(MNIST):
             ids = writers[name]
             if ids.dtype.kind not in "iu" or ids.shape != (len(part),):
                 raise file_error(
-                    path, f"holds {name} of type {ids.dtype} and shape {ids.shape}, expected whole numbers of shape ({len(part)},)"
+                    path,
+                    f"holds {name} of type {ids.dtype} and shape {ids.shape}, expected whole"
+                    f" numbers of shape ({len(part)},)",
                 )
         train_writers, test_writers = number_clients(writers["train"], writers["test"])
         kept, validation = self.hold_out(Split(train.x, train.y, train_writers), seed)
@@ -47,10 +53,12 @@ class MnistWriters(MNIST):
 
 @component
 class Har(FileSource):
-    """Human activity by smartphone (Anguita et al., 2013): 10,299 windows of 2.56 s, 30 subjects, 6 activities.
+    """Human activity by smartphone (Anguita et al., 2013): 10,299 windows of 2.56 s, 30 subjects, 6
+    activities.
 
-    form: "windows": float32 [n, 9, 128], body acceleration, angular velocity and total acceleration at 50 Hz; "features": float32 [n, 132],
-    made of the windows. The test part is the nine official test subjects; the 21 others train.
+    form: "windows": float32 [n, 9, 128], body acceleration, angular velocity and total acceleration
+    at 50 Hz; "features": float32 [n, 132], made of the windows. The test part is the nine official
+    test subjects; the 21 others train.
     """
 
     form: Literal["features", "windows"] = "features"
@@ -64,30 +72,49 @@ class Har(FileSource):
             path = need(root, self._folders, "har_uci_features.npz")
             arrays = read_npz(path, ["x", "y", "subject"])
             with np.errstate(over="ignore"):
-                x = arrays["x"].astype(np.float32) if arrays["x"].dtype.kind in "fiu" else np.empty(())
+                x = (
+                    arrays["x"].astype(np.float32)
+                    if arrays["x"].dtype.kind in "fiu"
+                    else np.empty(())
+                )
         else:
             path = need(root, self._folders, "har_uci_windows.npz.xz")
             arrays = read_npz(path, ["delta", "scale", "y", "subject"])
             x = _undo_differences(arrays["delta"], arrays["scale"], path)
         y, subject = arrays["y"], arrays["subject"]
-        if x.ndim < 2 or not x.size or y.shape != (len(x),) or subject.shape != (len(x),) or {y.dtype.kind, subject.dtype.kind} - set("iu"):
-            raise file_error(path, f"holds samples of shape {x.shape}, y of {y.shape} and subject of {subject.shape}, which do not fit")
+        if (
+            x.ndim < 2
+            or not x.size
+            or y.shape != (len(x),)
+            or subject.shape != (len(x),)
+            or {y.dtype.kind, subject.dtype.kind} - set("iu")
+        ):
+            raise file_error(
+                path,
+                f"holds samples of shape {x.shape}, y of {y.shape} and subject of {subject.shape},"
+                " which do not fit",
+            )
         if not (np.abs(x) <= LARGEST).all():  # NaN is not
             raise file_error(path, f"holds values that are NaN, infinite or above {LARGEST:g}")
         check_labels(y, len(ACTIVITIES), path)
         held = np.isin(subject, self._test_subjects)
         if held.all() or not held.any():
-            raise file_error(path, f"has no subjects for both parts; the test subjects are {self._test_subjects}")
+            raise file_error(
+                path, f"has no subjects for both parts; the test subjects are {self._test_subjects}"
+            )
         train_clients, test_clients = number_clients(subject[~held], subject[held])
         y = y.astype(np.int64)
         kept, validation = self.hold_out(Split(x[~held], y[~held], train_clients), seed)
         mean, std = moments(kept.x)
         test = Split(x[held], y[held], test_clients)
-        return Dataset("har", "classification", 6, 6, kept, validation, test, mean, std, label_names=ACTIVITIES)
+        return Dataset(
+            "har", "classification", 6, 6, kept, validation, test, mean, std, label_names=ACTIVITIES
+        )
 
 
 def _undo_differences(delta: np.ndarray, scale: np.ndarray, path: Path) -> np.ndarray:
-    """Windows float32 [n, channels, length] from whole-number differences along the last axis and one scale per channel."""
+    """Windows float32 [n, channels, length] from whole-number differences along the last axis and
+    one scale per channel."""
     if (
         delta.ndim != 3
         or delta.dtype.kind not in "iu"
@@ -96,7 +123,9 @@ def _undo_differences(delta: np.ndarray, scale: np.ndarray, path: Path) -> np.nd
         or not np.all(scale > 0)
     ):
         raise file_error(
-            path, f"holds delta of shape {delta.shape} and scale of shape {scale.shape}, expected (n, channels, length) and (channels,) > 0"
+            path,
+            f"holds delta of shape {delta.shape} and scale of shape {scale.shape}, expected (n,"
+            " channels, length) and (channels,) > 0",
         )
     with np.errstate(over="ignore"):
         return (np.cumsum(delta, axis=2, dtype=np.int32) / scale[:, None]).astype(np.float32)
@@ -104,10 +133,12 @@ def _undo_differences(delta: np.ndarray, scale: np.ndarray, path: Path) -> np.nd
 
 @component
 class HeartDisease(FileSource):
-    """Heart disease at four hospitals: 920 patients, 13 features, disease (label > 0) or none (Detrano et al., 1989; processed UCI files).
+    """Heart disease at four hospitals: 920 patients, 13 features, disease (label > 0) or none
+    (Detrano et al., 1989; processed UCI files).
 
-    The clients are 0 Cleveland, 1 Hungary, 2 Switzerland, 3 Long Beach VA. Missing values ("?") become the feature's median over the
-    training part of all hospitals; zeros stay as they are in the files.
+    The clients are 0 Cleveland, 1 Hungary, 2 Switzerland, 3 Long Beach VA. Missing values ("?")
+    become the feature's median over the training part of all hospitals; zeros stay as they are in
+    the files.
 
     test: share of each hospital's patients in the test part, which is the same for every seed.
     """
@@ -120,29 +151,56 @@ class HeartDisease(FileSource):
         root, trains, tests = self.root_folder(), [], []
         for hospital, name in enumerate(HOSPITALS):
             rows = _read_patients(need(root, self._folders, f"processed.{name}.data"))
-            patients = Split(rows[:, :-1], (rows[:, -1] > 0).astype(np.int64), np.full(len(rows), hospital))
-            train, test = (patients.take(part) for part in draw_test(len(rows), self.test, hospital))
+            patients = Split(
+                rows[:, :-1], (rows[:, -1] > 0).astype(np.int64), np.full(len(rows), hospital)
+            )
+            train, test = (
+                patients.take(part) for part in draw_test(len(rows), self.test, hospital)
+            )
             trains.append(train)
             tests.append(test)
         kept, validation = self.hold_out(_join(trains), seed)
         test = _join(tests)
         known = ~np.isnan(kept.x)
         if not known.any(axis=0).all():
-            raise ConfigError("data.limit", self.limit, "more training samples: a feature has no known value to fill the missing ones with")
+            raise ConfigError(
+                "data.limit",
+                self.limit,
+                "more training samples: a feature has no known value to fill the missing ones with",
+            )
         median = np.nanmedian(kept.x, axis=0)
         parts = [part for part in (kept, validation, test) if part is not None]
         holes = [np.isnan(part.x) for part in parts]
         for part, hole in zip(parts, holes, strict=True):
             np.copyto(part.x, median, where=hole)
         missing, total = sum(hole.sum() for hole in holes), sum(hole.size for hole in holes)
-        notes = {"imputed": f"{missing} of {total} values are missing and set to the training median of their feature"}
+        notes = {
+            "imputed": (
+                f"{missing} of {total} values are missing and set to the training median of their"
+                " feature"
+            )
+        }
         mean, std = moments(kept.x)
         names = ["no disease", "disease"]
-        return Dataset("heart_disease", "classification", 2, 2, kept, validation, test, mean, std, label_names=names, notes=notes)
+        return Dataset(
+            "heart_disease",
+            "classification",
+            2,
+            2,
+            kept,
+            validation,
+            test,
+            mean,
+            std,
+            label_names=names,
+            notes=notes,
+        )
 
 
 def _join(parts: list[Split]) -> Split:
-    return Split(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y", "client")))
+    return Split(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y", "client"))
+    )
 
 
 def _read_patients(path: Path) -> np.ndarray:
@@ -157,7 +215,9 @@ def _read_patients(path: Path) -> np.ndarray:
         except ValueError:
             row = []
         if len(row) != 14 or not np.isfinite(row[-1]) or any(abs(value) > LARGEST for value in row):
-            raise file_error(path, f"line {number} is not 13 numbers or ? and a label, separated by commas")
+            raise file_error(
+                path, f"line {number} is not 13 numbers or ? and a label, separated by commas"
+            )
         rows.append(row)
     if len(rows) < 2:
         raise file_error(path, f"holds {len(rows)} patients, expected at least 2")
@@ -166,12 +226,15 @@ def _read_patients(path: Path) -> np.ndarray:
 
 @component
 class Shakespeare(FileSource):
-    """Shakespeare by speaking role, 1,339 roles in 37 plays: the next character after `length` characters (Caldas et al., LEAF, 2018).
+    """Shakespeare by speaking role, 1,339 roles in 37 plays: the next character after `length`
+    characters (Caldas et al., LEAF, 2018).
 
-    x: token ids int64 [n, length]; y: id of the next character int64 [n]; the ids number the characters of the whole text in sorted order.
-    The last 20 % of each role's text are its test part; no window lies in both parts. Roles too short for one training window are left out.
+    x: token ids int64 [n, length]; y: id of the next character int64 [n]; the ids number the
+    characters of the whole text in sorted order. The last 20 % of each role's text are its test
+    part; no window lies in both parts. Roles too short for one training window are left out.
 
-    length: characters a prediction sees; stride: characters between the starts of two windows (1: a prediction at every character).
+    length: characters a prediction sees; stride: characters between the starts of two windows (1: a
+    prediction at every character).
     """
 
     length: PositiveInt = 80
@@ -192,21 +255,47 @@ class Shakespeare(FileSource):
         spoken = cuts - starts > self.length
         if not spoken.any():
             longest = int((cuts - starts).max())
-            raise ConfigError("data.length", self.length, f"at most {longest - 1}: the longest role has {longest} characters to train on")
+            raise ConfigError(
+                "data.length",
+                self.length,
+                f"at most {longest - 1}: the longest role has {longest} characters to train on",
+            )
         train = self._windows(ids, starts[spoken], cuts[spoken])
         test = self._windows(ids, cuts[spoken], ends[spoken])
         if not len(test):
-            raise ConfigError("data.length", self.length, "fewer characters: no role's last 20 % of text is longer")
+            raise ConfigError(
+                "data.length",
+                self.length,
+                "fewer characters: no role's last 20 % of text is longer",
+            )
         kept, validation = self.hold_out(train, seed)
         characters = [chr(point) for point in alphabet]
-        notes = {"roles": f"{int(spoken.sum())} of {len(texts)} roles have text enough for one window of {self.length} characters"}
+        notes = {
+            "roles": (
+                f"{int(spoken.sum())} of {len(texts)} roles have text enough for one window of"
+                f" {self.length} characters"
+            )
+        }
         none, one = np.zeros(1, np.float32), np.ones(1, np.float32)
         return Dataset(
-            "shakespeare", "classification", len(alphabet), len(alphabet), kept, validation, test, none, one, 1.0, True, characters, notes
+            "shakespeare",
+            "classification",
+            len(alphabet),
+            len(alphabet),
+            kept,
+            validation,
+            test,
+            none,
+            one,
+            1.0,
+            True,
+            characters,
+            notes,
         )
 
     def _windows(self, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Split:
-        """The windows of `length` characters, each with the next, that lie in [start, end) of one client's text."""
+        """The windows of `length` characters, each with the next, that lie in [start, end) of one
+        client's text."""
         counts = np.maximum(-(-(ends - starts - self.length) // self.stride), 0)
         client = np.repeat(np.arange(len(starts)), counts)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -221,7 +310,11 @@ def _read_roles(path: Path) -> list[str]:
     except (LookupError, TypeError):
         texts = []
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise file_error(path, 'does not hold {"users": [...], "user_data": {user: {"raw": text}}} with at least one user')
+        raise file_error(
+            path,
+            'does not hold {"users": [...], "user_data": {user: {"raw": text}}} with at least one'
+            " user",
+        )
     if any("\ud800" <= character <= "\udfff" for text in texts for character in set(text)):
         raise file_error(path, "holds halves of characters (surrogates)")
     return texts

@@ -9,8 +9,8 @@
 | Quantity | sizes | exactly once | vary |
 | Natural | as in the data | at most once | as in the data |
 
-Every partition keeps its promise by construction or refuses with the reason; nothing is drawn again until it fits. The draw is keyed by
-(seed, "partition").
+Every partition keeps its promise by construction or refuses with the reason; nothing is drawn again
+until it fits. The draw is keyed by (seed, "partition").
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ import numpy as np
 
 from fedsim import rng
 from fedsim.component import NonNegativeInt, Positive, PositiveInt, component
-from fedsim.data.allocation import by_class, cut, draw_refilled, fill, log_dirichlet, log_normalise, owners_of
+from fedsim.data.allocation import (
+    by_class,
+    cut,
+    draw_refilled,
+    fill,
+    log_dirichlet,
+    log_normalise,
+    owners_of,
+)
 from fedsim.data.shards import Shards
 from fedsim.errors import ConfigError, require
 
@@ -35,7 +43,8 @@ if TYPE_CHECKING:
 class Partition(ABC):
     """Base of the partitions.
 
-    clients: N; min_size: the least number of samples of a client; 0 allows empty clients, which never take part.
+    clients: N; min_size: the least number of samples of a client; 0 allows empty clients, which
+    never take part.
     """
 
     clients: PositiveInt = 100
@@ -53,9 +62,14 @@ class Partition(ABC):
             self.clients * self.min_size <= samples,
             "partition.min_size",
             self.min_size,
-            f"{self.clients} clients with at least {self.min_size} each need {self.clients * self.min_size} training samples and there are "
-            f"{samples}; accepted are partition.min_size <= {samples // self.clients} (0 allows empty clients)"
-            + (f" or partition.clients <= {samples // self.min_size}" if samples >= self.min_size > 0 else ""),
+            f"{self.clients} clients with at least {self.min_size} each need"
+            f" {self.clients * self.min_size} training samples and there are {samples}; accepted"
+            f" are partition.min_size <= {samples // self.clients} (0 allows empty clients)"
+            + (
+                f" or partition.clients <= {samples // self.min_size}"
+                if samples >= self.min_size > 0
+                else ""
+            ),
         )
 
     def _check_labels(self, classes: int) -> None:
@@ -63,13 +77,15 @@ class Partition(ABC):
             classes > 0,
             "partition",
             type(self).__name__,
-            "divides by class label and these data have none (regression): use partition=iid, quantity or natural",
+            "divides by class label and these data have none (regression): use partition=iid,"
+            " quantity or natural",
         )
 
 
 @component
 class Iid(Partition):
-    """Shuffle and cut: every sample exactly once, sizes that differ by at most 1. With more clients than samples the last are empty."""
+    """Shuffle and cut: every sample exactly once, sizes that differ by at most 1. With more clients
+    than samples the last are empty."""
 
     def split(self, train: Split, classes: int, seed: int) -> Shards:
         samples = len(train.y)
@@ -81,10 +97,12 @@ class Iid(Partition):
 
 @component
 class Dirichlet(Partition):
-    """Label skew, every sample exactly once (Wang & Ji, FedAU, ICLR 2024, as in the authors' code); sizes vary.
+    """Label skew, every sample exactly once (Wang & Ji, FedAU, ICLR 2024, as in the authors' code);
+    sizes vary.
 
-    Client i draws a label distribution q_i ~ Dir(alpha * 1); class l's samples, in random order, are cut into runs proportional to
-    q_il / sum_j q_jl. Clients below `min_size` then receive samples from the largest shards (departure: the authors leave them empty).
+    Client i draws a label distribution q_i ~ Dir(alpha * 1); class l's samples, in random order,
+    are cut into runs proportional to q_il / sum_j q_jl. Clients below `min_size` then receive
+    samples from the largest shards (departure: the authors leave them empty).
     """
 
     alpha: Positive = 0.1
@@ -96,15 +114,19 @@ class Dirichlet(Partition):
         log_prior = log_dirichlet(generator, self.alpha, self.clients, classes)
         samples, totals = by_class(generator, train.y, classes)
         owner = owners_of(cut(np.exp(log_normalise(log_prior, axis=0)), totals))
-        return Shards.from_owners(samples, fill(owner, self.clients, self.min_size, generator), self.clients)
+        return Shards.from_owners(
+            samples, fill(owner, self.clients, self.min_size, generator), self.clients
+        )
 
 
 @component
 class Quantity(Partition):
-    """Quantity skew (Li et al., NIID-Bench, ICDE 2022): labels iid, the shares of the N clients are one draw of Dir(alpha * 1).
+    """Quantity skew (Li et al., NIID-Bench, ICDE 2022): labels iid, the shares of the N clients are
+    one draw of Dir(alpha * 1).
 
-    Every sample exactly once. Before rounding and `min_size`, sizes have mean n / N and squared coefficient of variation
-    (N - 1) / (N alpha + 1). Clients below `min_size` receive samples from the largest shards.
+    Every sample exactly once. Before rounding and `min_size`, sizes have mean n / N and squared
+    coefficient of variation (N - 1) / (N alpha + 1). Clients below `min_size` receive samples from
+    the largest shards.
     """
 
     alpha: Positive = 0.5
@@ -115,15 +137,21 @@ class Quantity(Partition):
         generator = rng.generator(seed, "partition")
         shares = np.exp(log_dirichlet(generator, self.alpha, 1, self.clients)).T
         owner = owners_of(cut(shares, np.array([samples])))
-        return Shards.from_owners(generator.permutation(samples), fill(owner, self.clients, self.min_size, generator), self.clients)
+        return Shards.from_owners(
+            generator.permutation(samples),
+            fill(owner, self.clients, self.min_size, generator),
+            self.clients,
+        )
 
 
 @component
 class EqualSized(Partition):
-    """Base of the partitions that give each client the same number of samples: `size`, or n // N where it is null.
+    """Base of the partitions that give each client the same number of samples: `size`, or n // N
+    where it is null.
 
-    Samples of a class are drawn without replacement from a pool that is refilled when it is empty: a sample may be held by several
-    clients, by one client twice only where that client draws more than the class has, and not every sample need be used.
+    Samples of a class are drawn without replacement from a pool that is refilled when it is empty:
+    a sample may be held by several clients, by one client twice only where that client draws more
+    than the class has, and not every sample need be used.
     """
 
     size: PositiveInt | None = None
@@ -133,26 +161,41 @@ class EqualSized(Partition):
             samples >= self.clients or (self.size is not None and samples > 0),
             "partition.clients",
             self.clients,
-            f"at most {samples} (the training samples), or set partition.size, which lets clients share samples",
+            f"at most {samples} (the training samples), or set partition.size, which lets clients"
+            " share samples",
         )
         size = self.size or samples // self.clients
-        require(size >= self.min_size, "partition.min_size", self.min_size, f"at most {size}, the size of every client's shard")
+        require(
+            size >= self.min_size,
+            "partition.min_size",
+            self.min_size,
+            f"at most {size}, the size of every client's shard",
+        )
         return size
 
-    def _draw(self, generator: np.random.Generator, labels: np.ndarray, counts: np.ndarray) -> Shards:
-        """counts: int64 [N, classes], samples that each client draws from each class; 0 for classes without samples."""
+    def _draw(
+        self, generator: np.random.Generator, labels: np.ndarray, counts: np.ndarray
+    ) -> Shards:
+        """counts: int64 [N, classes], samples that each client draws from each class; 0 for classes
+        without samples."""
         samples, totals = by_class(generator, labels, counts.shape[1])
         pools = np.split(samples, np.cumsum(totals)[:-1])
-        drawn = [draw_refilled(generator, pool, wanted) for pool, wanted in zip(pools, counts.T, strict=True) if len(pool)]
+        drawn = [
+            draw_refilled(generator, pool, wanted)
+            for pool, wanted in zip(pools, counts.T, strict=True)
+            if len(pool)
+        ]
         return Shards.from_owners(np.concatenate(drawn), owners_of(counts), self.clients)
 
 
 @component
 class DirichletPrior(EqualSized):
-    """Label skew with equal sizes (as in FL-Simulator, the code of FedSpeed): the classes of client i's samples are drawn one by one from
-    its class prior q_i ~ Dir(alpha * 1) over the classes that have training samples.
+    """Label skew with equal sizes (as in FL-Simulator, the code of FedSpeed): the classes of client
+    i's samples are drawn one by one from its class prior q_i ~ Dir(alpha * 1) over the classes that
+    have training samples.
 
-    The pool of a class is refilled when it is empty: samples of a class in demand repeat, some of another class stay unused.
+    The pool of a class is refilled when it is empty: samples of a class in demand repeat, some of
+    another class stay unused.
     """
 
     alpha: Positive = 0.1
@@ -168,21 +211,27 @@ class DirichletPrior(EqualSized):
         counts = generator.multinomial(size, self._priors(generator, train.y, classes))
         return self._draw(generator, train.y, counts)
 
-    def _priors(self, generator: np.random.Generator, labels: np.ndarray, classes: int) -> np.ndarray:
+    def _priors(
+        self, generator: np.random.Generator, labels: np.ndarray, classes: int
+    ) -> np.ndarray:
         present = np.flatnonzero(np.bincount(labels, minlength=classes))
         priors = np.zeros((self.clients, classes))
-        priors[:, present] = np.exp(log_dirichlet(generator, self.alpha, self.clients, len(present)))
+        priors[:, present] = np.exp(
+            log_dirichlet(generator, self.alpha, self.clients, len(present))
+        )
         return priors
 
 
 @component
 class Pathological(EqualSized):
-    """Each client holds exactly `classes_per_client` classes, chosen uniformly, in equal parts (that differ by at most 1); sizes are equal.
+    """Each client holds exactly `classes_per_client` classes, chosen uniformly, in equal parts
+    (that differ by at most 1); sizes are equal.
 
-    After McMahan et al. 2017 (two classes a client) with FL-Simulator's refilled class pools (departure: there the classes of a client's
-    samples are drawn one by one with equal probability, so that a class can be missed). Where N * classes_per_client allows it every
-    class that has training samples is held by somebody: a class that nobody chose replaces one that several clients chose, at a
-    random one of them.
+    After McMahan et al. 2017 (two classes a client) with FL-Simulator's refilled class pools
+    (departure: there the classes of a client's samples are drawn one by one with equal probability,
+    so that a class can be missed). Where N * classes_per_client allows it every class that has
+    training samples is held by somebody: a class that nobody chose replaces one that several
+    clients chose, at a random one of them.
     """
 
     classes_per_client: PositiveInt = 2
@@ -192,18 +241,31 @@ class Pathological(EqualSized):
         size, held = self._size(len(train.y)), self.classes_per_client
         present = np.flatnonzero(np.bincount(train.y, minlength=classes))
         key = "partition.classes_per_client"
-        require(held <= len(present), key, held, f"at most {len(present)}, the number of classes with training samples")
-        require(held <= size, key, held, f"at most {size}, the size of every client's shard (partition.size sets it)")
+        require(
+            held <= len(present),
+            key,
+            held,
+            f"at most {len(present)}, the number of classes with training samples",
+        )
+        require(
+            held <= size,
+            key,
+            held,
+            f"at most {size}, the size of every client's shard (partition.size sets it)",
+        )
         generator = rng.generator(seed, "partition")
         chosen = self._choose(generator, len(present))
-        parts = size // held + (np.arange(held) < size % held)  # [held]; `chosen` is in random order, so the larger parts are random too
+        # [held]; `chosen` is in random order, so the larger parts are random too
+        parts = size // held + (np.arange(held) < size % held)
         counts = np.zeros((self.clients, classes), dtype=np.int64)
         np.put_along_axis(counts, present[chosen], parts[None, :], axis=1)
         return self._draw(generator, train.y, counts)
 
     def _choose(self, generator: np.random.Generator, classes: int) -> np.ndarray:
         """Distinct classes of each client, in random order: int64 [N, classes_per_client]."""
-        chosen = np.argsort(generator.random((self.clients, classes)), axis=1)[:, : self.classes_per_client]
+        chosen = np.argsort(generator.random((self.clients, classes)), axis=1)[
+            :, : self.classes_per_client
+        ]
         slots = chosen.reshape(-1)
         for missing in np.flatnonzero(np.bincount(slots, minlength=classes) == 0):
             repeated = np.flatnonzero(np.bincount(slots, minlength=classes)[slots] > 1)
@@ -215,10 +277,12 @@ class Pathological(EqualSized):
 
 @component
 class Natural(Partition):
-    """The division that comes with the data: one client for each client id, numbered in ascending order of the ids.
+    """The division that comes with the data: one client for each client id, numbered in ascending
+    order of the ids.
 
-    Clients with fewer than `min_size` samples and samples without a client (id -1) are left out. clients: how many of the
-    remaining clients to keep, a random subset keyed by the seed; null keeps all.
+    Clients with fewer than `min_size` samples and samples without a client (id -1) are left out.
+    clients: how many of the remaining clients to keep, a random subset keyed by the seed; null
+    keeps all.
     """
 
     clients: PositiveInt | None = None
@@ -226,14 +290,24 @@ class Natural(Partition):
     def ids(self, train: Split, seed: int) -> np.ndarray:
         """The client id in the data of each client: int64 [N], ascending."""
         if train.client is None or not np.any(train.client >= 0):
-            raise ConfigError("partition", type(self).__name__, "these data carry no client ids: use partition=iid, dirichlet or quantity")
+            raise ConfigError(
+                "partition",
+                type(self).__name__,
+                "these data carry no client ids: use partition=iid, dirichlet or quantity",
+            )
         ids, sizes = np.unique(train.client[train.client >= 0], return_counts=True)
         kept = ids[sizes >= self.min_size]
-        require(len(kept) > 0, "partition.min_size", self.min_size, f"at most {sizes.max()}, the size of the largest client in the data")
+        require(
+            len(kept) > 0,
+            "partition.min_size",
+            self.min_size,
+            f"at most {sizes.max()}, the size of the largest client in the data",
+        )
         if len(kept) < len(ids):
             left_out = sizes[sizes < self.min_size].sum()
             logging.getLogger(__name__).info(
-                "natural partition: %d of %d clients have fewer than %d samples and are left out (%d samples)",
+                "natural partition: %d of %d clients have fewer than %d samples and are left out"
+                " (%d samples)",
                 len(ids) - len(kept),
                 len(ids),
                 self.min_size,
@@ -245,7 +319,8 @@ class Natural(Partition):
             self.clients <= len(kept),
             "partition.clients",
             self.clients,
-            f"at most {len(kept)}, the clients in the data with at least {self.min_size} samples; null takes all",
+            f"at most {len(kept)}, the clients in the data with at least {self.min_size} samples;"
+            " null takes all",
         )
         return np.sort(rng.generator(seed, "partition").choice(kept, self.clients, replace=False))
 

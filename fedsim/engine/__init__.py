@@ -1,4 +1,5 @@
-"""Where jobs run: in this process, or on Ray. An engine knows neither what a job computes nor how it was configured."""
+"""Where jobs run: in this process, or on Ray. An engine knows neither what a job computes nor how
+it was configured."""
 
 import lazy_loader
 

@@ -1,5 +1,5 @@
-"""Named arrays that outlive a round. In process they are private memory; on one machine's workers they are files in shared memory that all
-map."""
+"""Named arrays that outlive a round. In process they are private memory; on one machine's workers
+they are files in shared memory that all map."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from fedsim.errors import within_memory
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "fedsim-"  # of the names of arenas
-Rows = slice | np.ndarray | tuple[slice, slice | np.ndarray, slice]  # or, of an array in blocks: blocks, rows and columns of each
+# or, of an array in blocks: blocks, rows and columns of each
+Rows = slice | np.ndarray | tuple[slice, slice | np.ndarray, slice]
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """shape and dtype of an array; sparse: rows are touched one by one, so memory is taken only for those in use; block: so many columns
-    of all rows lie together, and the array is stored as [blocks, rows, block] (None: as [rows, ...])."""
+    """shape and dtype of an array; sparse: rows are touched one by one, so memory is taken only for
+    those in use; block: so many columns of all rows lie together, and the array is stored as
+    [blocks, rows, block] (None: as [rows, ...])."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -33,14 +35,19 @@ class ArraySpec:
 
     @property
     def stored(self) -> tuple[int, ...]:
-        return self.shape if self.block is None else (-(-self.shape[1] // self.block), self.shape[0], self.block)
+        return (
+            self.shape
+            if self.block is None
+            else (-(-self.shape[1] // self.block), self.shape[0], self.block)
+        )
 
     @property
     def bytes(self) -> int:
         return math.prod(self.stored) * np.dtype(self.dtype).itemsize
 
     def places(self, rows: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Start and length in bytes of the memory of these rows (sorted, at least one), neighbouring rows together."""
+        """Start and length in bytes of the memory of these rows (sorted, at least one),
+        neighbouring rows together."""
         blocks = 1 if self.block is None else self.stored[0]
         width = self.bytes // (blocks * max(self.shape[0], 1))
         parts = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
@@ -58,7 +65,9 @@ class Arena:
     @within_memory()
     def _make(self, name: str, spec: ArraySpec) -> np.ndarray:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        return np.frombuffer(mmap.mmap(-1, max(spec.bytes, 1), flags=flags), spec.dtype, math.prod(spec.stored)).reshape(spec.stored)
+        return np.frombuffer(
+            mmap.mmap(-1, max(spec.bytes, 1), flags=flags), spec.dtype, math.prod(spec.stored)
+        ).reshape(spec.stored)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The array as it is stored."""
@@ -87,18 +96,28 @@ class Arena:
     def whole(self, name: str) -> np.ndarray:
         """All rows of an array: itself, or a copy where it is stored in blocks."""
         spec = self.specs[name]
-        return self.arrays[name] if spec.block is None else self.rows(name, np.arange(spec.shape[0]))
+        return (
+            self.arrays[name] if spec.block is None else self.rows(name, np.arange(spec.shape[0]))
+        )
 
     def at(self, name: str, rows: Rows) -> Rows:
         """Where rows lie in an array as it is stored."""
-        return rows if isinstance(rows, tuple) or self.specs[name].block is None else (slice(None), rows, slice(None))
+        return (
+            rows
+            if isinstance(rows, tuple) or self.specs[name].block is None
+            else (slice(None), rows, slice(None))
+        )
 
     def __contains__(self, name: str) -> bool:
         return name in self.specs
 
     def named(self, prefix: str) -> dict[str, np.ndarray]:
         """Arrays whose name starts with `prefix`, by the rest of their name."""
-        return {name.removeprefix(prefix): self.arrays[name] for name in self.specs if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): self.arrays[name]
+            for name in self.specs
+            if name.startswith(prefix)
+        }
 
     def reserve(self, names: Iterable[str], rows: np.ndarray) -> None:
         """Make sure that these rows (sorted, at least one) can be written."""
@@ -117,7 +136,8 @@ class Arena:
 
 
 class SharedArena(Arena):
-    """Arrays in files in shared memory. The process that makes it removes it; others attach by `folder`.
+    """Arrays in files in shared memory. The process that makes it removes it; others attach by
+    `folder`.
 
     Raises MemoryError with the sizes when shared memory is too small.
     """
@@ -151,12 +171,16 @@ class SharedArena(Arena):
     def _allocate(self, descriptor: int, start: int, length: int, name: str) -> None:
         if not length:
             return
-        try:  # writing to a page that shared memory cannot back would kill the process; allocating says so instead
+        # Writing to a page that shared memory cannot back would kill the process; allocating says
+        # so instead
+        try:
             os.posix_fallocate(descriptor, start, length)
         except OSError as error:
             free = shutil.disk_usage(self.folder).free
             sizes = f"{name} needs {length / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
-            raise MemoryError(f"shared memory is full: {sizes}; use engine=inprocess or a smaller model") from error
+            raise MemoryError(
+                f"shared memory is full: {sizes}; use engine=inprocess or a smaller model"
+            ) from error
 
     def reserve(self, names: Iterable[str], rows: np.ndarray) -> None:
         for name in names:
@@ -176,18 +200,23 @@ def _together(at: np.ndarray) -> slice | np.ndarray:
 
 
 def _in_blocks(values: np.ndarray, block: int) -> Iterator[tuple[np.ndarray, slice, slice]]:
-    """Views of values [k, P] by blocks of columns [blocks, k, columns], with which blocks and columns of each these are: all whole blocks,
-    and one that is not."""
+    """Views of values [k, P] by blocks of columns [blocks, k, columns], with which blocks and
+    columns of each these are: all whole blocks, and one that is not."""
     count, rest = divmod(values.shape[1], block)
     whole = count * block
     if count:
-        yield values[:, :whole].reshape(len(values), count, block).swapaxes(0, 1), slice(0, count), slice(0, block)
+        yield (
+            values[:, :whole].reshape(len(values), count, block).swapaxes(0, 1),
+            slice(0, count),
+            slice(0, block),
+        )
     if rest:
         yield values[None, :, whole:], slice(count, count + 1), slice(0, rest)
 
 
 def remove_abandoned() -> None:
-    """Remove what runs of this user's left that were killed: arenas, and temporary folders of Ray."""
+    """Remove what runs of this user's left that were killed: arenas, and temporary folders of
+    Ray."""
     own_folders.remove_abandoned(SHARED_MEMORY, PREFIX)
     for place in own_folders.temporary_places():
         own_folders.remove_abandoned(place, own_folders.TEMPORARY_PREFIX)

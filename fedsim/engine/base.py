@@ -17,9 +17,9 @@ from fedsim.errors import require
 
 
 class Job(Protocol):
-    """A unit of work. cost: in units in which jobs of one call are compared; products: multiplications,
-    where several threads may share the jobs of a call, else 0; where: what a job does, for messages,
-    with {} for the round."""
+    """A unit of work. cost: in units in which jobs of one call are compared; products:
+    multiplications, where several threads may share the jobs of a call, else 0; where: what a job
+    does, for messages, with {} for the round."""
 
     cost: float
     products: int
@@ -59,11 +59,11 @@ MakeWorker = Callable[[Any, Arena], Worker]  # a class that can be imported in o
 class Session:
     """Workers and the arrays they share, for one run.
 
-    A new engine makes an arena of `task.arrays()`, a worker wherever jobs shall run, and hands jobs to
-    them. A worker that cannot map the driver's arena has one of its own: before a job it is given the
-    rows that `job.reads` names, and after it the rows that `job.writes` names are put back. No job
-    reads what it or another one of the same call writes, so a job may be run again when its worker was
-    lost.
+    A new engine makes an arena of `task.arrays()`, a worker wherever jobs shall run, and hands jobs
+    to them. A worker that cannot map the driver's arena has one of its own: before a job it is
+    given the rows that `job.reads` names, and after it the rows that `job.writes` names are put
+    back. No job reads what it or another one of the same call writes, so a job may be run again
+    when its worker was lost.
 
     events: workers lost so far, in the order in which that was noticed.
     """
@@ -74,11 +74,11 @@ class Session:
         self.events: list[LostWorker] = []
 
     def run(self, jobs: Sequence[Any]) -> list:
-        """Run all jobs, in any order and anywhere; their results, in the order of the jobs. What they
-        write is in the arena afterwards.
+        """Run all jobs, in any order and anywhere; their results, in the order of the jobs. What
+        they write is in the arena afterwards.
 
-        What a job raises is raised here, after which a session can only be closed. Raises MemoryError
-        with advice where it was memory, WorkersLost where too many workers were lost.
+        What a job raises is raised here, after which a session can only be closed. Raises
+        MemoryError with advice where it was memory, WorkersLost where too many workers were lost.
         """
         raise NotImplementedError("a session runs jobs")
 

@@ -1,5 +1,5 @@
-"""A line between the driver and a worker on its machine: jobs and answers go through a socket, which takes a fraction of what a call of Ray
-does, and breaks at once when the worker ends."""
+"""A line between the driver and a worker on its machine: jobs and answers go through a socket,
+which takes a fraction of what a call of Ray does, and breaks at once when the worker ends."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ def answered(listening: Listener) -> Connection:
 
 
 def dial(path: Path, patience: float | None) -> Connection:
-    """The driver's end. patience: seconds after which an end that takes or gives nothing in the middle of a message raises
-    BlockingIOError, None for ever. Raises OSError where nobody listens."""
+    """The driver's end. patience: seconds after which an end that takes or gives nothing in the
+    middle of a message raises BlockingIOError, None for ever. Raises OSError where nobody listens.
+    """
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(path))
         if patience is not None:
             seconds, rest = divmod(min(patience, LONGEST), 1)
-            limit = struct.pack("ll", int(seconds), max(1, int(rest * 1e6)))  # zero would be for ever
+            # Zero would be for ever
+            limit = struct.pack("ll", int(seconds), max(1, int(rest * 1e6)))
             line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         return Connection(line.detach())

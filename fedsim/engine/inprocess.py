@@ -17,8 +17,9 @@ WORTH_A_THREAD = 1 << 24  # products of a job, some 5 ms
 
 @component
 class InProcess(Engine):
-    """Everything in this process: starts in a second, good for small models, sweeps and debugging. One thread, but for the mixing of models
-    over a graph, which is shared by as many as torch has (`torch.set_num_threads`, OMP_NUM_THREADS) and does not depend on their number.
+    """Everything in this process: starts in a second, good for small models, sweeps and debugging.
+    One thread, but for the mixing of models over a graph, which is shared by as many as torch has
+    (`torch.set_num_threads`, OMP_NUM_THREADS) and does not depend on their number.
 
     device: "cpu", "cuda" or "cuda:1".
     """

@@ -1,10 +1,11 @@
-"""The Ray engine: a few long-lived actors host the clients and run groups of them. Only this file and
-`fedsim.engine.ray_private`, which starts sessions, import Ray.
+"""The Ray engine: a few long-lived actors host the clients and run groups of them. Only this file
+and `fedsim.engine.ray_private`, which starts sessions, import Ray.
 
-On the driver's machine the actors map the driver's arena, so a round sends no vectors at all, and are given jobs over a line each
-(`fedsim.engine.connection`), for which Ray only starts and ends them. On other machines of a cluster each call
-carries the rows a job reads (what all jobs read, the model, once per round and machine) and brings back the rows it wrote. Data go once to
-each machine's object store. What happens when a worker is lost is in `fedsim.engine.ray_session`.
+On the driver's machine the actors map the driver's arena, so a round sends no vectors at all, and
+are given jobs over a line each (`fedsim.engine.connection`), for which Ray only starts and ends
+them. On other machines of a cluster each call carries the rows a job reads (what all jobs read, the
+model, once per round and machine) and brings back the rows it wrote. Data go once to each machine's
+object store. What happens when a worker is lost is in `fedsim.engine.ray_session`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ ENVIRONMENT = {  # of Ray, which reads it when it is imported or started
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave the variables that name GPUs alone
     "RAY_worker_niceness": "0",  # not the 15 that lets everything else on the machine go first
     # Its own lines on lost workers, of a screen's length each: fedsim says it in one
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|low on memory|memory pressure|marked dead|Raylet is terminated",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": (
+        "A worker died or was killed|low on memory|memory pressure|marked dead|Raylet is terminated"
+    ),
 }
 
 
@@ -44,12 +47,13 @@ ENVIRONMENT = {  # of Ray, which reads it when it is imported or started
 class Ray(Engine):
     """Clients on Ray actors, on this machine or a cluster.
 
-    workers: actors, each with one CPU and an equal share of the GPUs where device is "cuda"; device: "cpu" or "cuda";
-    address: of an existing cluster ("auto", host:port or ray://host:port), null: a session on this machine, started once per process,
-    which listens on localhost only, obeys this user only, and has no dashboard; restarts: lost workers that are replaced, after which
-    the run stops;
-    hang_seconds: a worker of whose jobs none comes back for so long is taken for lost (null: never); shared_memory: false sends vectors
-    in calls on this machine too, as between machines.
+    workers: actors, each with one CPU and an equal share of the GPUs where device is "cuda";
+    device: "cpu" or "cuda"; address: of an existing cluster ("auto", host:port or ray://host:port),
+    null: a session on this machine, started once per process, which listens on localhost only,
+    obeys this user only, and has no dashboard; restarts: lost workers that are replaced, after
+    which the run stops; hang_seconds: a worker of whose jobs none comes back for so long is taken
+    for lost (null: never); shared_memory: false sends vectors in calls on this machine too, as
+    between machines.
     """
 
     workers: PositiveInt = 2
@@ -60,17 +64,34 @@ class Ray(Engine):
     shared_memory: bool = True
 
     def check(self) -> None:
-        require(self.device in ("cpu", "cuda"), "engine.device", self.device, "accepted are cpu and cuda; Ray deals out the GPUs")
+        require(
+            self.device in ("cpu", "cuda"),
+            "engine.device",
+            self.device,
+            "accepted are cpu and cuda; Ray deals out the GPUs",
+        )
         known = self.address in (None, "auto") or re.fullmatch(r"(ray://)?[^/]+:\d+", self.address)
-        require(known, "engine.address", self.address, "accepted are auto, host:port, ray://host:port and null, which starts a session")
+        require(
+            known,
+            "engine.address",
+            self.address,
+            "accepted are auto, host:port, ray://host:port and null, which starts a session",
+        )
         if self.device == "cpu" or self.address is None:
             super().check()  # the GPUs of a cluster need not be on the driver's machine
         try:
             _import_ray()
         except ImportError:
-            raise ConfigError("engine", "ray", "needs the package ray; install it or use engine=inprocess") from None
+            raise ConfigError(
+                "engine", "ray", "needs the package ray; install it or use engine=inprocess"
+            ) from None
         shared = Path("/dev/shm").is_dir() or not self.shared_memory
-        require(shared, "engine.shared_memory", True, "this machine has no /dev/shm; use engine.shared_memory=false")
+        require(
+            shared,
+            "engine.shared_memory",
+            True,
+            "this machine has no /dev/shm; use engine.shared_memory=false",
+        )
 
     def open(self, task: Task, make_worker: MakeWorker) -> Session:
         share = self._connect()
@@ -88,17 +109,47 @@ class Ray(Engine):
                 else:
                     ray.init(address=self.address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise ConfigError("engine.address", self.address, f"a Ray cluster that answers ({str(error).splitlines()[0]})") from None
+                raise ConfigError(
+                    "engine.address",
+                    self.address,
+                    f"a Ray cluster that answers ({str(error).splitlines()[0]})",
+                ) from None
         joined = ray.get_runtime_context().gcs_address
-        through = ray.util.client.ray.is_connected() and "ray://" in (self.address or "")  # an address that Ray does not tell again
-        mine = self.address in (None, "auto") or through or _resolved(self.address) == _resolved(joined)
-        require(mine, "engine.address", self.address, f"this process is already joined to the Ray session at {joined}")
+        # An address that Ray does not tell again
+        through = ray.util.client.ray.is_connected() and "ray://" in (self.address or "")
+        mine = (
+            self.address in (None, "auto")
+            or through
+            or _resolved(self.address) == _resolved(joined)
+        )
+        require(
+            mine,
+            "engine.address",
+            self.address,
+            f"this process is already joined to the Ray session at {joined}",
+        )
         cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
         enough = self.address is None or cpus >= self.workers
-        require(enough, "engine.workers", self.workers, f"the cluster has {cpus:.0f} CPUs, one for each worker")
-        require(self.device == "cpu" or gpus > 0, "engine.device", self.device, "the Ray session has no GPU; use engine.device=cpu")
+        require(
+            enough,
+            "engine.workers",
+            self.workers,
+            f"the cluster has {cpus:.0f} CPUs, one for each worker",
+        )
+        require(
+            self.device == "cpu" or gpus > 0,
+            "engine.device",
+            self.device,
+            "the Ray session has no GPU; use engine.device=cpu",
+        )
         # In a session of our own more workers than CPUs share them: slower, with the same results
-        each = 0 if self.device == "cpu" else 1 if gpus >= self.workers else 1 / math.ceil(self.workers / gpus)
+        each = (
+            0
+            if self.device == "cpu"
+            else 1
+            if gpus >= self.workers
+            else 1 / math.ceil(self.workers / gpus)
+        )
         return {"num_cpus": min(1, cpus / self.workers), "num_gpus": each}
 
 
@@ -111,27 +162,35 @@ def _import_ray() -> Any:
 
 
 def _answers(address: str | None) -> None:
-    """Refuse an address where nobody listens, or something else than Ray; Ray itself would try for minutes."""
+    """Refuse an address where nobody listens, or something else than Ray; Ray itself would try for
+    minutes."""
     found = address
     if address == "auto":
         from ray._private.services import canonicalize_bootstrap_address
 
-        found = canonicalize_bootstrap_address("auto")  # a variable of the environment or a file, which may be of a cluster that is gone
+        # A variable of the environment or a file, which may be of a cluster that is gone
+        found = canonicalize_bootstrap_address("auto")
     if found is None:
         return
     host, _, port = found.removeprefix("ray://").rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as server:
+        with socket.create_connection(
+            (host.strip("[]"), int(port)), timeout=ANSWER_SECONDS
+        ) as server:
             encrypted = os.environ.get("RAY_USE_TLS", "0") != "0"
-            if not encrypted and server.recv(4)[3:] != b"\x04":  # HTTP/2, which Ray speaks, begins with a frame of that type
+            # HTTP/2, which Ray speaks, begins with a frame of that type
+            if not encrypted and server.recv(4)[3:] != b"\x04":
                 raise ConnectionError("something else listens there")
     except (OSError, OverflowError) as error:
         where = f"{found}: " if found != address else ""
-        raise ConfigError("engine.address", address, f"a Ray cluster that answers ({where}{error})") from None
+        raise ConfigError(
+            "engine.address", address, f"a Ray cluster that answers ({where}{error})"
+        ) from None
 
 
 def _resolved(address: str) -> tuple[str, str]:
-    """Host and port, the host as an address in the network, and all names of this machine as one."""
+    """Host and port, the host as an address in the network, and all names of this machine as
+    one."""
     host, _, port = address.rpartition(":")
     try:
         found = socket.gethostbyname(host)
@@ -143,14 +202,18 @@ def _resolved(address: str) -> tuple[str, str]:
 
 
 class Host:
-    """An actor: a worker on the driver's arena, or on a private one where that is on another machine.
+    """An actor: a worker on the driver's arena, or on a private one where that is on another
+    machine.
 
-    number: of the worker; folder: of the driver's arena; counts: folder of the arena where workers count their jobs, and
-    of their sockets.
+    number: of the worker; folder: of the driver's arena; counts: folder of the arena where workers
+    count their jobs, and of their sockets.
     """
 
-    def __init__(self, number: int, folder: Path | None, counts: Path | None, importing: list[str]) -> None:
-        sys.path += [place for place in importing if place and place not in sys.path]  # last: they stand for no library
+    def __init__(
+        self, number: int, folder: Path | None, counts: Path | None, importing: list[str]
+    ) -> None:
+        # last: they stand for no library
+        sys.path += [place for place in importing if place and place not in sys.path]
         self.number, self.folder, self.counts = number, folder, counts
 
     def start(self, task: Task, make_worker: MakeWorker) -> Greeting | Failure:
@@ -162,7 +225,11 @@ class Host:
             self.task, self.done = task, None
             # On another machine somebody may have made a folder of that name
             self.shares_memory = self.folder is not None and is_own(self.folder)
-            arena = SharedArena(task.arrays(), self.folder) if self.shares_memory else Arena(task.arrays())
+            arena = (
+                SharedArena(task.arrays(), self.folder)
+                if self.shares_memory
+                else Arena(task.arrays())
+            )
             if self.shares_memory:
                 workers = (self.counts / DONE).stat().st_size // 8
                 self.done = SharedArena({DONE: ArraySpec((workers,), "int64")}, self.counts)[DONE]
@@ -171,7 +238,12 @@ class Host:
             self.worker = make_worker(task, arena)
         except Exception as error:
             return Failure.of(error, _there_and_back)
-        return Greeting(self.shares_memory, ray.get_runtime_context().get_node_id(), os.getpid(), process_namespace())
+        return Greeting(
+            self.shares_memory,
+            ray.get_runtime_context().get_node_id(),
+            os.getpid(),
+            process_namespace(),
+        )
 
     def serve(self) -> None:
         """Run the jobs that come over the line, until the driver hangs up."""
@@ -185,8 +257,9 @@ class Host:
                 line.send_bytes(packed)
 
     def run(self, work: bytes, *values: Any) -> tuple[list, list[dict]] | Failure:
-        """Results of jobs, and what each wrote. work: the jobs, and where the arena is not shared, the names of what each one reads, which
-        values has one after the other; pickled, since Ray would send each of the many small arrays apart."""
+        """Results of jobs, and what each wrote. work: the jobs, and where the arena is not shared,
+        the names of what each one reads, which values has one after the other; pickled, since Ray
+        would send each of the many small arrays apart."""
         try:
             jobs, names = pickle.loads(work)
             results: list = []
@@ -196,7 +269,9 @@ class Host:
             for number, job in enumerate(jobs):
                 arena = self.worker.arena
                 if not self.shares_memory:
-                    arena.put(job.reads(self.task, arena), {name: next(given) for name in names[number]})
+                    arena.put(
+                        job.reads(self.task, arena), {name: next(given) for name in names[number]}
+                    )
                 results.append(self.worker.run(job))
                 if self.shares_memory:
                     outputs.append({})
@@ -215,7 +290,11 @@ def _there_and_back(error: Exception) -> None:
 
 def _packed(answer: Any) -> bytes:
     """Failures may hold what only cloudpickle can send, which takes longer."""
-    return _cloudpickle().dumps(answer) if isinstance(answer, Failure) else pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
+    return (
+        _cloudpickle().dumps(answer)
+        if isinstance(answer, Failure)
+        else pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
+    )
 
 
 def _cloudpickle() -> Any:

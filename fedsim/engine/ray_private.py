@@ -66,7 +66,8 @@ def start_private(**settings: Any) -> None:
 class _Folders(list):
     """Folders that workers look into before their libraries. Ray adds the current one, in which a
     file of somebody's would stand for a library; kept are those where this process does so too, and
-    where fedsim lies. The others are handed to workers to look into last (`fedsim.engine.ray.Host`)."""
+    where fedsim lies. The others are handed to workers to look into last
+    (`fedsim.engine.ray.Host`)."""
 
     def extend(self, folders: Iterable[str]) -> None:
         first = [os.path.realpath(place) for place in sys.path[: _libraries_begin()]]
@@ -98,7 +99,8 @@ def hide_token() -> None:
 
 
 def _place() -> Path:
-    """The temporary folder that is wanted, or /tmp where sockets in it would have too long paths."""
+    """The temporary folder that is wanted, or /tmp where sockets in it would have too long
+    paths."""
     places = temporary_places()
     longest = LONGEST_ADDRESS - LONGEST_PATH
     fits = (place for place in places if len(os.fsencode(place)) <= longest)

@@ -1,7 +1,8 @@
 """A session on Ray actors: who runs which job, and what happens when a worker is lost.
 
-Jobs never write what they read, and the arena belongs to the driver. So a job whose worker was lost is simply run again by another one, and
-the caller of `run` never notices. Ray itself comes from `fedsim.engine.ray`.
+Jobs never write what they read, and the arena belongs to the driver. So a job whose worker was lost
+is simply run again by another one, and the caller of `run` never notices. Ray itself comes from
+`fedsim.engine.ray`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ LOSS_SECONDS = 5  # until Ray has noticed that a worker is gone
 LOOK_SECONDS = 0.001  # between looks at lines and at calls, since nothing waits for both,
 START_LOOK_SECONDS = 0.02  # or only at workers that start
 LINE = "line-{}"  # the socket of a worker, beside what it counts
-DONE = "jobs_done"  # an array: what each worker has counted, which tells one that is slow from one that hangs
+# An array: what each worker has counted, which tells one that is slow from one that hangs
+DONE = "jobs_done"
 ADVICE = f"engine.workers, {SMALLER}"
 
 
@@ -45,7 +47,8 @@ class BrokenLine(Exception):
 
 @dataclass
 class Call:
-    """Jobs on their way to a worker. deadline: when it is looked at whether it hangs; done: its count of jobs at the last look."""
+    """Jobs on their way to a worker. deadline: when it is looked at whether it hangs; done: its
+    count of jobs at the last look."""
 
     worker: Hosted
     mine: list[int]
@@ -54,12 +57,26 @@ class Call:
 
 
 class RaySession(Session):
-    """ray: the module; settings: of the engine; share: CPUs and GPUs that a worker reserves; host: the class of the actors; make_worker:
-    what a host makes its worker with."""
+    """ray: the module; settings: of the engine; share: CPUs and GPUs that a worker reserves; host:
+    the class of the actors; make_worker: what a host makes its worker with."""
 
-    def __init__(self, ray: Any, settings: Ray, task: Task, share: dict[str, float], host: type, make_worker: MakeWorker) -> None:
+    def __init__(
+        self,
+        ray: Any,
+        settings: Ray,
+        task: Task,
+        share: dict[str, float],
+        host: type,
+        make_worker: MakeWorker,
+    ) -> None:
         super().__init__()
-        self.ray, self.settings, self.task, self.share, self.make_worker = ray, settings, task, share, make_worker
+        self.ray, self.settings, self.task, self.share, self.make_worker = (
+            ray,
+            settings,
+            task,
+            share,
+            make_worker,
+        )
         errors = ray.exceptions
         self.losses = (
             errors.RayActorError,
@@ -80,7 +97,9 @@ class RaySession(Session):
         self.arena, self.counts = arena(task.arrays()), None
         try:
             self.counts = arena({DONE: ArraySpec((settings.workers,), "int64")})
-            self.folders = tuple(getattr(part, "folder", None) for part in (self.arena, self.counts))
+            self.folders = tuple(
+                getattr(part, "folder", None) for part in (self.arena, self.counts)
+            )
             self.actor, self.shared_task = ray.remote(**share)(host), ray.put(task)
             for number in range(settings.workers):
                 self._start(number)
@@ -120,7 +139,8 @@ class RaySession(Session):
         return phase.results
 
     def _first(self, pending: Collection, timeout: float | None = None, wait: bool = True):
-        """The first that is ready, of lines and references pending and of workers that start; None after `timeout` seconds."""
+        """The first that is ready, of lines and references pending and of workers that start; None
+        after `timeout` seconds."""
         if not pending:
             timeout = START_SECONDS if wait else 0
         timeout = None if timeout is None else min(timeout, LONGEST)
@@ -128,21 +148,33 @@ class RaySession(Session):
         calls = [key for key in pending if not isinstance(key, connection.Connection)]
         references = [*calls, *self.starting]
         if lines and references:  # nothing waits for both
-            end, look = math.inf if timeout is None else time.monotonic() + timeout, LOOK_SECONDS if calls else START_LOOK_SECONDS
+            end, look = (
+                math.inf if timeout is None else time.monotonic() + timeout,
+                LOOK_SECONDS if calls else START_LOOK_SECONDS,
+            )
             while True:
                 done = self.ray.wait(references, timeout=0)[0] or connection.wait(lines, look)
                 if done or time.monotonic() >= end:
                     break
         else:
-            done = connection.wait(lines, timeout) if lines else self.ray.wait(references, timeout=timeout)[0]
+            done = (
+                connection.wait(lines, timeout)
+                if lines
+                else self.ray.wait(references, timeout=timeout)[0]
+            )
         if not done and not pending and wait:
             missing = f"no {len(self.starting)} workers within {START_SECONDS} s"
-            raise TimeoutError(f"{missing}: the Ray session has no free CPUs or GPUs, or the machine is busy with other work")
+            raise TimeoutError(
+                f"{missing}: the Ray session has no free CPUs or GPUs, or the machine is busy with"
+                " other work"
+            )
         return done[0] if done else None
 
     def _start(self, number: int) -> None:
         actor = self.actor.remote(number, *self.folders, sys.path)
-        self.starting[actor.start.remote(self.shared_task, self.make_worker)] = Hosted(number, actor)
+        self.starting[actor.start.remote(self.shared_task, self.make_worker)] = Hosted(
+            number, actor
+        )
 
     def _welcome(self, reference) -> None:
         worker = self.starting.pop(reference)
@@ -154,13 +186,17 @@ class RaySession(Session):
         self.raise_failure(greeting)
         worker.greet(greeting)
         if worker.shares_memory:
-            with contextlib.suppress(OSError):  # it has none, or it ended since, as its first call will tell
-                worker.line = dial(self.folders[1] / LINE.format(worker.number), self.settings.hang_seconds)
+            # It has none, or it ended since, as its first call will tell
+            with contextlib.suppress(OSError):
+                worker.line = dial(
+                    self.folders[1] / LINE.format(worker.number), self.settings.hang_seconds
+                )
             worker.serving = worker.actor.serve.remote() if worker.line is not None else None
         self.ready = sorted([*self.ready, worker], key=lambda worker: worker.number)
 
     def answer(self, key) -> Any:
-        """What came on a line, or under a reference. Raises an error of `losses` if the worker is gone."""
+        """What came on a line, or under a reference. Raises an error of `losses` if the worker is
+        gone."""
         if not isinstance(key, connection.Connection):
             return self.ray.get(key)
         try:
@@ -175,8 +211,8 @@ class RaySession(Session):
                 answer.throw()
 
     def lose(self, worker: Hosted, where: str, reason: str) -> None:
-        """Replace a worker, or go on without it where no CPU is left. Raises WorkersLost after `restarts` replacements, or without any
-        worker left."""
+        """Replace a worker, or go on without it where no CPU is left. Raises WorkersLost after
+        `restarts` replacements, or without any worker left."""
         self._kill(worker)
         self.ready = [other for other in self.ready if other is not worker]
         others, limit = len(self.ready) + len(self.starting), self.settings.restarts
@@ -186,13 +222,23 @@ class RaySession(Session):
             self._start(worker.number)
             outcome = f"replaced, {limit - self.restarts} of {limit} restarts left"
         elif self.restarts < limit and others:
-            outcome = f"no CPU or GPU is left for another, {others} of {self.settings.workers} workers go on"
+            outcome = (
+                f"no CPU or GPU is left for another, {others} of {self.settings.workers} workers"
+                " go on"
+            )
         else:
             outcome = "the run stops"
         self.events.append(LostWorker(worker.number, where, reason, outcome))
         if outcome == "the run stops":
-            why = f"engine.restarts={limit} is used up" if fits else "no CPU or GPU is left for another"
-            raise WorkersLost(f"{len(self.events)} workers died, and {why}; the last: worker {worker.number} {where} ({reason})")
+            why = (
+                f"engine.restarts={limit} is used up"
+                if fits
+                else "no CPU or GPU is left for another"
+            )
+            raise WorkersLost(
+                f"{len(self.events)} workers died, and {why}; the last: worker {worker.number}"
+                f" {where} ({reason})"
+            )
         print(f"fedsim: {self.events[-1]}", file=sys.stderr, flush=True)
 
     def reason(self, worker: Hosted, error: Exception) -> str:
@@ -206,7 +252,9 @@ class RaySession(Session):
                 error = known
         if isinstance(error, self.ray.exceptions.OutOfMemoryError) or "low on memory" in str(error):
             return f"out of memory; lower {ADVICE}"
-        if worker.node and not any(node["NodeID"] == worker.node and self._lives(node) for node in self.ray.nodes()):
+        if worker.node and not any(
+            node["NodeID"] == worker.node and self._lives(node) for node in self.ray.nodes()
+        ):
             self.dead_nodes.add(worker.node)
             return "its node died"
         before, self.kernel_kills = self.kernel_kills, killed_for_memory()
@@ -218,11 +266,14 @@ class RaySession(Session):
         return job.where.format(self.round) if self.round is not None else "before the first round"
 
     def _lives(self, node: dict) -> bool:
-        """Whether a node of the cluster answers; Ray itself needs some seconds to notice that one is dead."""
+        """Whether a node of the cluster answers; Ray itself needs some seconds to notice that one
+        is dead."""
         if not node["Alive"] or node["NodeID"] in self.dead_nodes:
             return False
         try:
-            socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=ANSWER_SECONDS).close()
+            socket.create_connection(
+                (node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=ANSWER_SECONDS
+            ).close()
         except OSError:
             return False
         return True
@@ -231,7 +282,10 @@ class RaySession(Session):
         """Whether the nodes that are left can hold that many workers."""
         left = [node["Resources"] for node in self.ray.nodes() if self._lives(node)]
         needs = {"CPU": self.share.get("num_cpus", 0), "GPU": self.share.get("num_gpus", 0)}
-        return all(sum(node.get(kind, 0) for node in left) >= workers * need - 1e-6 for kind, need in needs.items())
+        return all(
+            sum(node.get(kind, 0) for node in left) >= workers * need - 1e-6
+            for kind, need in needs.items()
+        )
 
     def _kill(self, worker: Hosted) -> None:
         with contextlib.suppress(Exception):
@@ -250,8 +304,8 @@ class RaySession(Session):
 
 
 class Phase:
-    """One call of `run`. results: in the order of the jobs; pending: calls by the line on which, or the reference under which, their
-    answers come; rest: jobs not given yet."""
+    """One call of `run`. results: in the order of the jobs; pending: calls by the line on which, or
+    the reference under which, their answers come; rest: jobs not given yet."""
 
     def __init__(self, session: RaySession, jobs: Sequence[Job]) -> None:
         self.session, self.jobs = session, jobs
@@ -291,10 +345,13 @@ class Phase:
         for j, result, written in zip(call.mine, *answer, strict=True):
             self.results[j] = result
             if written:
-                self.session.arena.put(self.jobs[j].writes(self.session.task, self.session.arena), written)
+                self.session.arena.put(
+                    self.jobs[j].writes(self.session.task, self.session.arena), written
+                )
 
     def look(self) -> None:
-        """Replace workers of whose jobs none came back in time. One that counts on is slow, and has time again."""
+        """Replace workers of whose jobs none came back in time. One that counts on is slow, and has
+        time again."""
         limit, now = self.session.settings.hang_seconds, time.monotonic()
         for key, call in list(self.pending.items()):
             if call.deadline > now:
@@ -327,7 +384,8 @@ class Phase:
             key = worker.actor.run.remote(work, *values)
         else:
             key = worker.line
-            with contextlib.suppress(OSError):  # a broken line is told from one that is silent when its answer is waited for
+            # A broken line is told from one that is silent when its answer is waited for
+            with contextlib.suppress(OSError):
                 key.send_bytes(work)
         self.pending[key] = Call(worker, mine, deadline, self._done(worker))
 

@@ -1,4 +1,5 @@
-"""What can happen to workers: they are lost, they raise, they run out of memory. What is said of it is here; what is done, in sessions."""
+"""What can happen to workers: they are lost, they raise, they run out of memory. What is said of it
+is here; what is done, in sessions."""
 
 from __future__ import annotations
 
@@ -9,13 +10,16 @@ from dataclasses import dataclass
 
 from fedsim.errors import wants_memory
 
-SMALLER = "local.clients_per_batch (clients trained in one call) or local.batch_size, or take a smaller model"
+SMALLER = (
+    "local.clients_per_batch (clients trained in one call) or local.batch_size, or take a smaller"
+    " model"
+)
 
 
 @dataclass(frozen=True)
 class LostWorker:
-    """A worker that was killed, crashed or hung. worker: its number; where: the phase in which that was noticed; reason; outcome: what was
-    done."""
+    """A worker that was killed, crashed or hung. worker: its number; where: the phase in which that
+    was noticed; reason; outcome: what was done."""
 
     worker: int
     where: str
@@ -27,7 +31,8 @@ class LostWorker:
 
 
 class WorkersLost(Exception):
-    """More workers were lost than are replaced; a run with checkpoints can be resumed from its last one."""
+    """More workers were lost than are replaced; a run with checkpoints can be resumed from its last
+    one."""
 
 
 class RemoteTraceback(Exception):
@@ -39,15 +44,16 @@ class RemoteTraceback(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception on its way from a worker to the driver. text: its traceback, which exceptions lose between processes."""
+    """An exception on its way from a worker to the driver. text: its traceback, which exceptions
+    lose between processes."""
 
     error: Exception
     text: str
 
     @classmethod
     def of(cls, error: Exception, sent: Callable[[Exception], object]) -> Failure:
-        """error: just caught; sent: sends an exception there and back, and raises for those that cannot be sent (open files, own
-        constructors): they go as a RuntimeError with their name."""
+        """error: just caught; sent: sends an exception there and back, and raises for those that
+        cannot be sent (open files, own constructors): they go as a RuntimeError with their name."""
         text = "".join(traceback.format_exception(error))
         try:
             sent(error)
@@ -62,7 +68,8 @@ class Failure:
 
 @contextlib.contextmanager
 def memory_advice(settings: str) -> Iterator[None]:
-    """Raise an allocation that failed again, with advice on what to lower. settings: names of settings."""
+    """Raise an allocation that failed again, with advice on what to lower. settings: names of
+    settings."""
     try:
         yield
     except Exception as error:

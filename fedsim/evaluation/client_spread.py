@@ -10,8 +10,8 @@ from fedsim.evaluation.metric import Look, Metric
 
 @component
 class ClientSpread(Metric):
-    """Standard deviation and greatest of the clients' mean training losses (q-FFL, Li et al., ICLR 2020, judges fairness by such a
-    spread)."""
+    """Standard deviation and greatest of the clients' mean training losses (q-FFL, Li et al., ICLR
+    2020, judges fairness by such a spread)."""
 
     def measure(self, look: Look) -> dict[str, float]:
         means = look.client_means(look.examples()[0])

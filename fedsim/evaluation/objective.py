@@ -8,7 +8,8 @@ from fedsim.evaluation.metric import Look, Metric
 
 @component
 class Objective(Metric):
-    """Mean over clients with data of the client's mean training loss: f of Wang & Ji (ICLR 2024)."""
+    """Mean over clients with data of the client's mean training loss: f of Wang & Ji (ICLR
+    2024)."""
 
     def measure(self, look: Look) -> dict[str, float]:
         losses, _ = look.examples()

@@ -1,4 +1,5 @@
-"""Mini-batch gradients of plain sequences of layers, written out: without autograd, and without a gradient where a step needs none."""
+"""Mini-batch gradients of plain sequences of layers, written out: without autograd, and without a
+gradient where a step needs none."""
 
 from __future__ import annotations
 
@@ -16,13 +17,17 @@ from fedsim.parameters import CACHE_LINE, Layout, copied_apart, room_for
 from fedsim.training.gradients import Descent, GradientKernel
 
 CONVOLUTION_CLIENTS = 4  # in one call, none of whose convolutions is by the library
-ONE_ROW = 1 << 18  # parameters: up to so many, networks that begin with a convolution go uphill by a row of their gradient, faster so
+# parameters: up to so many, networks that begin with a convolution go uphill by a row of their
+# gradient, faster so
+ONE_ROW = 1 << 18
 
 
 class ClosedFormGradient(GradientKernel):
     """All clients in one call, for the modules of `layers_of`."""
 
-    def __init__(self, module: nn.Module, layout: Layout, classification: bool, mixed: bool = False) -> None:
+    def __init__(
+        self, module: nn.Module, layout: Layout, classification: bool, mixed: bool = False
+    ) -> None:
         super().__init__(module, layout, classification, mixed)
         self.layers, self.less_one = layers_of(module), torch.tensor(-1.0)
 
@@ -42,25 +47,34 @@ class ClosedFormGradient(GradientKernel):
 
     @classmethod
     def clients_per_call(cls, module: nn.Module) -> int | None:
-        """Few with convolutions, and one where the library computes one of them: more fall out of the cache."""
+        """Few with convolutions, and one where the library computes one of them: more fall out of
+        the cache."""
         if not _convolutional(module):
             return None
-        return 1 if any(layer.kind is LibraryConvolution for layer in layers_of(module) or ()) else CONVOLUTION_CLIENTS
+        return (
+            1
+            if any(layer.kind is LibraryConvolution for layer in layers_of(module) or ())
+            else CONVOLUTION_CLIENTS
+        )
 
     def independent_of_place(self, batch: int) -> bool:
-        """There are processors on which the bits of a product depend on where in memory its matrices begin, modulo 16 bytes, and those of
-        a vector on more; on a GPU they may depend on how many matrices there are, which is accepted."""
+        """There are processors on which the bits of a product depend on where in memory its
+        matrices begin, modulo 16 bytes, and those of a vector on more; on a GPU they may depend on
+        how many matrices there are, which is accepted."""
         if any(parameter.is_cuda for parameter in self.module.parameters()):
             return True
         matrices = [matrix for layer in self.layers for matrix in layer.matrices(batch)]
         known = not any(layer.kind is LibraryConvolution for layer in self.layers)
-        return known and all(rows * columns % 4 == 0 and min(rows, columns) > 1 for rows, columns in matrices)
+        return known and all(
+            rows * columns % 4 == 0 and min(rows, columns) > 1 for rows, columns in matrices
+        )
 
     def copied(self, x: Tensor) -> Tensor:
         return copied_apart(x)
 
     def descent(self, x: Tensor, form: Affine, rate: float) -> Descent:
-        """The gradient that a step follows is never written out, but into the products that change the weights."""
+        """The gradient that a step follows is never written out, but into the products that change
+        the weights."""
         layers, left, along = self._at(x), 1 - rate * form.pull, -rate * form.scale
         shift = None if form.offset is None else form.offset * -rate
         climb = self._climb(x, layers, form.radius) if form.radius else None
@@ -80,8 +94,9 @@ class ClosedFormGradient(GradientKernel):
         return step
 
     def _climb(self, x: Tensor, layers: list[LayerGradient], radius: float) -> Callable[[], None]:
-        """What takes the layers of models x [c, P] to the distance `radius` uphill, after a backward pass there. Small networks go by a row
-        of gradients and one of uphill parameters [c, P] each, others layer by layer, with nothing of the size of a dense weight written."""
+        """What takes the layers of models x [c, P] to the distance `radius` uphill, after a
+        backward pass there. Small networks go by a row of gradients and one of uphill parameters
+        [c, P] each, others layer by layer, with nothing of the size of a dense weight written."""
         if self.layout.size <= ONE_ROW and not isinstance(layers[0], DenseLayer):
             gradients, peak = room_for(x), room_for(x)
             slopes, places = self._views(gradients), self._views(peak)
@@ -96,8 +111,11 @@ class ClosedFormGradient(GradientKernel):
             return climb
 
         def climb_one_by_one() -> None:
-            # squares not summed over layers at once, which would have an order that depends on a client's place
-            steps = radius / (functools.reduce(torch.add, [layer.squared() for layer in layers]).sqrt() + TINY)
+            # squares not summed over layers at once, which would have an order that depends on a
+            # client's place
+            steps = radius / (
+                functools.reduce(torch.add, [layer.squared() for layer in layers]).sqrt() + TINY
+            )
             for layer in layers:
                 layer.climb(steps)
 
@@ -106,20 +124,29 @@ class ClosedFormGradient(GradientKernel):
         return climb_one_by_one
 
     def outputs(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """Of dense layers in one call, of compiled convolutions model by model; other convolutions of large batches are for the library."""
+        """Of dense layers in one call, of compiled convolutions model by model; other convolutions
+        of large batches are for the library."""
         if all(layer.kind is DenseLayer for layer in self.layers):
             return self._forward(self._at(x), inputs.expand(len(x), *inputs.shape))[0]
         if all(layer.kind in (DenseLayer, CompiledConvolution) for layer in self.layers):
-            return torch.cat([self._forward(self._at(row), inputs.unsqueeze(0))[0] for row in x.split(1)])
+            return torch.cat(
+                [self._forward(self._at(row), inputs.unsqueeze(0))[0] for row in x.split(1)]
+            )
         return super().outputs(x, inputs)
 
     def _at(self, x: Tensor) -> list[LayerGradient]:
-        return [layer.at(*parameters) for layer, parameters in zip(self.layers, self._views(x), strict=True)]
+        return [
+            layer.at(*parameters)
+            for layer, parameters in zip(self.layers, self._views(x), strict=True)
+        ]
 
     def _views(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Weight [c, ...] and bias [c, out] of each layer."""
         views = self.layout.views(x)
-        return [(views[weight], views[bias]) for weight, bias in (layer.parameters for layer in self.layers)]
+        return [
+            (views[weight], views[bias])
+            for weight, bias in (layer.parameters for layer in self.layers)
+        ]
 
     def _backward(
         self,
@@ -129,7 +156,8 @@ class ClosedFormGradient(GradientKernel):
         weights: Tensor,
         then: Callable[[LayerGradient], None] = lambda layer: None,
     ) -> None:
-        """A forward and a backward pass; `then` is done to each layer when no other needs its weights any more."""
+        """A forward and a backward pass; `then` is done to each layer when no other needs its
+        weights any more."""
         outputs, image = self._forward(layers, inputs)
         d = self._slope(outputs, targets).mul_(weights.unsqueeze(-1))
         for layer in reversed(layers):
@@ -138,9 +166,15 @@ class ClosedFormGradient(GradientKernel):
             d = layer.backward(d)
             then(layer)
 
-    def _forward(self, layers: list[LayerGradient], inputs: Tensor) -> tuple[Tensor, torch.Size | None]:
-        """Outputs [c, B, outputs] from inputs [c, B, ...], and the shape in which convolutions gave theirs to the first dense layer."""
-        h, image = inputs.flatten(2) if isinstance(layers[0], DenseLayer) else inputs.movedim(1, -1), None
+    def _forward(
+        self, layers: list[LayerGradient], inputs: Tensor
+    ) -> tuple[Tensor, torch.Size | None]:
+        """Outputs [c, B, outputs] from inputs [c, B, ...], and the shape in which convolutions gave
+        theirs to the first dense layer."""
+        h, image = (
+            inputs.flatten(2) if isinstance(layers[0], DenseLayer) else inputs.movedim(1, -1),
+            None,
+        )
         for layer in layers:
             if h.dim() > 3 and isinstance(layer, DenseLayer):
                 image, h = h.shape, h.flatten(1, 3).transpose(1, 2)
@@ -148,10 +182,13 @@ class ClosedFormGradient(GradientKernel):
         return h, image
 
     def _slope(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The derivative of each example's loss by its outputs [c, B, outputs], which may be written over."""
+        """The derivative of each example's loss by its outputs [c, B, outputs], which may be
+        written over."""
         if self.classification:
             d = _softmax_(outputs)
-            return d.scatter_add_(-1, targets.unsqueeze(-1), self.less_one.to(d).expand(*targets.shape, 1))
+            return d.scatter_add_(
+                -1, targets.unsqueeze(-1), self.less_one.to(d).expand(*targets.shape, 1)
+            )
         return (outputs - targets).mul_(2 / targets.shape[-1])
 
 
@@ -160,6 +197,7 @@ def _convolutional(module: nn.Module) -> bool:
 
 
 def _softmax_(logits: Tensor) -> Tensor:
-    """In place, over the last dimension; torch's own takes three times as long where that is short."""
+    """In place, over the last dimension; torch's own takes three times as long where that is
+    short."""
     powers = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
     return powers.div_(powers.sum(-1, keepdim=True))

@@ -1,10 +1,12 @@
 """Layers of c clients with forward pass and gradient written out.
 
-Activations are [c, B, features] in dense layers and [c, channels, H, W, B] in convolutions. In memory, some have the examples last, as in
-these shapes, so that what is next to each other in an image is a run of B numbers, and others the channels.
+Activations are [c, B, features] in dense layers and [c, channels, H, W, B] in convolutions. In
+memory, some have the examples last, as in these shapes, so that what is next to each other in an
+image is a run of B numbers, and others the channels.
 
-A layer holds its inputs and derivatives from a forward and a backward pass until the next. Its gradient need not be written out: a
-dense layer's is the product d' h of derivatives d [c, B, out] and inputs h [c, B, in], which steps put into their own products.
+A layer holds its inputs and derivatives from a forward and a backward pass until the next. Its
+gradient need not be written out: a dense layer's is the product d' h of derivatives d [c, B, out]
+and inputs h [c, B, in], which steps put into their own products.
 """
 
 from __future__ import annotations
@@ -27,14 +29,16 @@ class LayerGradient:
 
     def __init__(self, layer: Layer, weight: Tensor, bias: Tensor) -> None:
         self.layer, self.point = layer, (weight, bias)
-        self.weight, self.bias = self.point  # that it is computed with: at the point, or uphill of it
+        # That it is computed with: at the point, or uphill of it
+        self.weight, self.bias = self.point
         self.climbs = False  # whether steps go uphill first
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError("a layer gives outputs")
 
     def backward(self, d: Tensor) -> Tensor | None:
-        """From the derivative of the loss by the outputs to that by the inputs, None for the first layer."""
+        """From the derivative of the loss by the outputs to that by the inputs, None for the first
+        layer."""
         raise NotImplementedError("a layer gives derivatives")
 
     def squared(self) -> Tensor:
@@ -76,8 +80,9 @@ class LayerGradient:
 class DenseLayer(LayerGradient):
     """h [c, B, in] to the activation of h W' + b [c, B, out].
 
-    Uphill, where the weight is W + s d' h with d, h those at the point itself, products with it are products with W and others of B rows:
-    x (W + s d' h)' = x W' + s (x h') d, and so nothing of the size of W is written. Inputs that are data are the same there and here.
+    Uphill, where the weight is W + s d' h with d, h those at the point itself, products with it are
+    products with W and others of B rows: x (W + s d' h)' = x W' + s (x h') d, and so nothing of the
+    size of W is written. Inputs that are data are the same there and here.
     """
 
     def __init__(self, layer: Layer, weight: Tensor, bias: Tensor) -> None:
@@ -105,10 +110,15 @@ class DenseLayer(LayerGradient):
         if self.layer.first:
             return None
         below = torch.bmm(d, self.weight)
-        return below if self.uphill is None else below.baddbmm_(torch.bmm(d, self.uphill[0].transpose(1, 2)), self.uphill[1])
+        return (
+            below
+            if self.uphill is None
+            else below.baddbmm_(torch.bmm(d, self.uphill[0].transpose(1, 2)), self.uphill[1])
+        )
 
     def squared(self) -> Tensor:
-        """|d' h|^2 + |d' 1|^2 = sum of (h h' + 1)(d d'), entry by entry. No less than the sum's own rounding
+        """|d' h|^2 + |d' 1|^2 = sum of (h h' + 1)(d d'), entry by entry. No less than the sum's own
+            rounding
         errors, which are all that is left of it where the examples' gradients cancel."""
         self.alike = _alike(self.h, self.h)
         products = torch.bmm(self.d, self.d.transpose(1, 2)).mul_(self.alike)

@@ -11,11 +11,11 @@ from fedsim.models.settings import image_shape, layer_sizes, positive_int
 
 
 class LeNet(nn.Sequential):
-    """LeNet-5 (LeCun et al. 1998) with ReLU and max-pooling: convolutions 6 and 16 of 5 x 5, dense 120 and 84. Images [B, C, H, W] to
-    [B, outputs].
+    """LeNet-5 (LeCun et al. 1998) with ReLU and max-pooling: convolutions 6 and 16 of 5 x 5, dense
+    120 and 84. Images [B, C, H, W] to [B, outputs].
 
-    padding: of the first convolution. 2 suits 28 x 28 (61,706 parameters for 1 x 28 x 28 and 10 classes); 0 on 3 x 32 x 32 is the usual
-    network of 62,006 parameters.
+    padding: of the first convolution. 2 suits 28 x 28 (61,706 parameters for 1 x 28 x 28 and 10
+    classes); 0 on 3 x 32 x 32 is the usual network of 62,006 parameters.
     """
 
     def __init__(self, input_shape: Sequence[int], outputs: int, padding: int = 2) -> None:
@@ -40,15 +40,22 @@ class LeNet(nn.Sequential):
 
 
 class CNN(nn.Sequential):
-    """The two-layer network of FedAU's experiments (Wang and Ji, ICLR 2024, official code): two 3 x 3 convolutions, each with ReLU and
-    2 x 2 max-pooling, then dense layers. Images [B, C, H, W] to [B, outputs]. Kaiming normal weights and zero biases on all layers but
-    the last.
+    """The two-layer network of FedAU's experiments (Wang and Ji, ICLR 2024, official code): two 3 x
+    3 convolutions, each with ReLU and 2 x 2 max-pooling, then dense layers. Images [B, C, H, W] to
+    [B, outputs]. Kaiming normal weights and zero biases on all layers but the last.
 
-    dense: sizes of the hidden dense layers; on 3 x 32 x 32 and 10 classes [128] is the authors' SVHN network (273,706 parameters),
-    [256, 64] their CIFAR-10 one (551,786); channels: of both convolutions.
+    dense: sizes of the hidden dense layers; on 3 x 32 x 32 and 10 classes [128] is the authors'
+    SVHN network (273,706 parameters), [256, 64] their CIFAR-10 one (551,786); channels: of both
+    convolutions.
     """
 
-    def __init__(self, input_shape: Sequence[int], outputs: int, dense: Sequence[int] = (64,), channels: int = 32) -> None:
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        outputs: int,
+        dense: Sequence[int] = (64,),
+        channels: int = 32,
+    ) -> None:
         in_channels, height, width = image_shape("CNN", input_shape, least=4)
         positive_int("CNN.channels", channels)
         sizes = [channels * (height // 4) * (width // 4), *layer_sizes("CNN.dense", dense)]
@@ -66,8 +73,9 @@ class CNN(nn.Sequential):
 
 
 class McMahanCNN(nn.Sequential):
-    """The network of the FedAvg paper (McMahan et al. 2017): 5 x 5 convolutions 32 and 64, each with ReLU and 2 x 2 max-pooling, dense 512.
-    Images [B, C, H, W] to [B, outputs]; 1,663,370 parameters for 1 x 28 x 28 and 10 classes."""
+    """The network of the FedAvg paper (McMahan et al. 2017): 5 x 5 convolutions 32 and 64, each
+    with ReLU and 2 x 2 max-pooling, dense 512. Images [B, C, H, W] to [B, outputs]; 1,663,370
+    parameters for 1 x 28 x 28 and 10 classes."""
 
     def __init__(self, input_shape: Sequence[int], outputs: int) -> None:
         channels, height, width = image_shape("McMahanCNN", input_shape, least=4)

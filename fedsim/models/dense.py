@@ -29,12 +29,17 @@ class LogisticRegression(nn.Sequential):
 class MLP(nn.Sequential):
     """Dense layers with an activation between them: inputs [B, *input_shape] to [B, outputs].
 
-    hidden: sizes of the hidden layers; activation: relu or tanh; init: default (torch's), or xavier: Xavier uniform weights (Glorot and
-    Bengio 2010, gain 1) and zero biases.
+    hidden: sizes of the hidden layers; activation: relu or tanh; init: default (torch's), or
+    xavier: Xavier uniform weights (Glorot and Bengio 2010, gain 1) and zero biases.
     """
 
     def __init__(
-        self, input_shape: Sequence[int], outputs: int, hidden: Sequence[int] = (64,), activation: str = "relu", init: str = "default"
+        self,
+        input_shape: Sequence[int],
+        outputs: int,
+        hidden: Sequence[int] = (64,),
+        activation: str = "relu",
+        init: str = "default",
     ) -> None:
         sizes = [math.prod(input_shape), *layer_sizes("MLP.hidden", hidden), outputs]
         act = ACTIVATIONS[one_of("MLP.activation", activation, list(ACTIVATIONS))]

@@ -6,15 +6,20 @@ from torch import nn
 
 
 def pooled_first(module: nn.Module) -> nn.Module:
-    """A plain sequence in which every ReLU right before a max-pooling comes right after it, any other module as it is.
+    """A plain sequence in which every ReLU right before a max-pooling comes right after it, any
+    other module as it is.
 
-    It is the same function with the same gradients, since the maximum of what is cut off at zero is the maximum cut off at zero; only a
-    quarter of the values, say, are left to cut off. Layers, names and parameters are the module's own.
+    It is the same function with the same gradients, since the maximum of what is cut off at zero is
+    the maximum cut off at zero; only a quarter of the values, say, are left to cut off. Layers,
+    names and parameters are the module's own.
     """
     if type(module) is not nn.Sequential and type(module).forward is not nn.Sequential.forward:
         return module
     layers, place = list(module._modules.items()), 0
-    hooked = any(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks for layer in module.modules())
+    hooked = any(
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
+        for layer in module.modules()
+    )
     if hooked or not any(isinstance(layer, nn.MaxPool2d) for _, layer in layers):
         return module
     while place + 1 < len(layers):

@@ -11,11 +11,11 @@ from fedsim.models.settings import positive_int
 
 
 class CharLSTM(nn.Module):
-    """Next-character model (McMahan et al. 2017, LEAF): embedding, stacked LSTM, and a dense layer on the last position. Tokens int64
-    [B, T] to logits [B, outputs].
+    """Next-character model (McMahan et al. 2017, LEAF): embedding, stacked LSTM, and a dense layer
+    on the last position. Tokens int64 [B, T] to logits [B, outputs].
 
-    vocabulary: number of different tokens (given by the data); embedding: size of a token's vector; hidden: units of each LSTM layer;
-    layers: LSTM layers.
+    vocabulary: number of different tokens (given by the data); embedding: size of a token's vector;
+    hidden: units of each LSTM layer; layers: LSTM layers.
     """
 
     def __init__(
@@ -29,11 +29,22 @@ class CharLSTM(nn.Module):
     ) -> None:
         shape = list(input_shape)
         require(
-            len(shape) == 1 and vocabulary is not None, "model", "CharLSTM", f"takes tokens [length], and the data's inputs are {shape}"
+            len(shape) == 1 and vocabulary is not None,
+            "model",
+            "CharLSTM",
+            f"takes tokens [length], and the data's inputs are {shape}",
         )
         super().__init__()
-        self.embedding = nn.Embedding(positive_int("CharLSTM.vocabulary", vocabulary), positive_int("CharLSTM.embedding", embedding))
-        self.lstm = nn.LSTM(embedding, positive_int("CharLSTM.hidden", hidden), positive_int("CharLSTM.layers", layers), batch_first=True)
+        self.embedding = nn.Embedding(
+            positive_int("CharLSTM.vocabulary", vocabulary),
+            positive_int("CharLSTM.embedding", embedding),
+        )
+        self.lstm = nn.LSTM(
+            embedding,
+            positive_int("CharLSTM.hidden", hidden),
+            positive_int("CharLSTM.layers", layers),
+            batch_first=True,
+        )
         self.head = nn.Linear(hidden, outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:

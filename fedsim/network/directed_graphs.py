@@ -1,8 +1,9 @@
 """Directed graphs: a node that sends to another need not hear it.
 
-Sources: the exponential graph of Assran et al., "Stochastic Gradient Push for Distributed Deep Learning", ICML 2019 (arXiv 1811.10792);
-random receivers of Epidemic Learning (De Vos et al., NeurIPS 2023, EL-Local) and of gossip learning (Hegedus et al. 2019), where each node
-sends to so many others.
+Sources: the exponential graph of Assran et al., "Stochastic Gradient Push for Distributed Deep
+Learning", ICML 2019 (arXiv 1811.10792); random receivers of Epidemic Learning (De Vos et al.,
+NeurIPS 2023, EL-Local) and of gossip learning (Hegedus et al. 2019), where each node sends to so
+many others.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from fedsim.network.topology import Topology
 
 @component
 class Exponential(Topology):
-    """Node i sends to i + 2^k (mod N), for every k with 2^k < N; with `rotate` in turn, one k a round, so that everybody sends to one and
-    hears one. With halves for weights and N a power of two, log2(N) rounds give everybody the exact mean."""
+    """Node i sends to i + 2^k (mod N), for every k with 2^k < N; with `rotate` in turn, one k a
+    round, so that everybody sends to one and hears one. With halves for weights and N a power of
+    two, log2(N) rounds give everybody the exact mean."""
 
     directed: ClassVar[bool] = True
 
@@ -41,10 +43,12 @@ class Exponential(Topology):
 
 @component
 class RandomOut(Topology):
-    """Every node sends to `degree` others, all choices equally likely; how many it hears is left to chance.
+    """Every node sends to `degree` others, all choices equally likely; how many it hears is left to
+    chance.
 
-    per_round: a fresh choice each round. Where the graph stays, one of a node's receivers is the next on a random cycle through all nodes
-    and the others are chosen freely, so that everybody can reach everybody.
+    per_round: a fresh choice each round. Where the graph stays, one of a node's receivers is the
+    next on a random cycle through all nodes and the others are chosen freely, so that everybody can
+    reach everybody.
     """
 
     directed: ClassVar[bool] = True
@@ -57,7 +61,12 @@ class RandomOut(Topology):
         return not self.per_round
 
     def edge_list(self, nodes: int, seed: int) -> np.ndarray:
-        require(self.degree < nodes, "topology.degree", self.degree, f"less than the number of clients, {nodes}")
+        require(
+            self.degree < nodes,
+            "topology.degree",
+            self.degree,
+            f"less than the number of clients, {nodes}",
+        )
         random = rng.generator(seed, "receivers")
         first = np.zeros((nodes, 0), np.int64)
         if not self.per_round:
@@ -69,8 +78,9 @@ class RandomOut(Topology):
 
 
 def _others(nodes: int, count: int, chosen: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """`count` different others for each node, int64 [N, count], those in `chosen` [N, c] among them. Each further one is drawn as a rank
-    among those not yet taken and then counted past those taken, the node itself included, in ascending order."""
+    """`count` different others for each node, int64 [N, count], those in `chosen` [N, c] among
+    them. Each further one is drawn as a rank among those not yet taken and then counted past those
+    taken, the node itself included, in ascending order."""
     while chosen.shape[1] < count:
         taken = np.sort(np.concatenate([np.arange(nodes)[:, None], chosen], axis=1), axis=1)
         pick = random.integers(0, nodes - taken.shape[1], size=nodes)

@@ -1,4 +1,5 @@
-"""Graphs from files: edge lists, GML, GraphML and MatrixMarket, plain or gzipped, with every fault turned into one line."""
+"""Graphs from files: edge lists, GML, GraphML and MatrixMarket, plain or gzipped, with every fault
+turned into one line."""
 
 from __future__ import annotations
 
@@ -18,15 +19,21 @@ _HEADERS = ({"source", "target"}, {"from", "to"}, {"src", "dst"}, {"node1", "nod
 
 
 def read_graph(path: str) -> tuple[int, np.ndarray]:
-    """(number of nodes, edges int64 [E, 2]) of the graph in `path`; see `topology.GraphFile` for formats and numbering. ConfigError names
-    what is wrong with a file that is missing, damaged, of another kind, or without a node."""
+    """(number of nodes, edges int64 [E, 2]) of the graph in `path`; see `topology.GraphFile` for
+    formats and numbering. ConfigError names what is wrong with a file that is missing, damaged, of
+    another kind, or without a node."""
     name = Path(os.path.expanduser(path))
     suffix = (name.with_suffix("") if name.suffix == ".gz" else name).suffix.lower()
     if suffix not in _READERS:
-        raise ConfigError(KEY, path, f"a file that ends in one of {', '.join(_READERS)}, each also followed by .gz")
+        raise ConfigError(
+            KEY,
+            path,
+            f"a file that ends in one of {', '.join(_READERS)}, each also followed by .gz",
+        )
     try:
         nodes, edges = _READERS[suffix](read_unpacked(name, OBJECTS).decode("utf-8"))
-    except Exception as error:  # networkx, scipy, zlib and the XML parser raise a dozen kinds on a damaged file
+    # networkx, scipy, zlib and the XML parser raise a dozen kinds on a damaged file
+    except Exception as error:
         raise ConfigError(KEY, path, f"a readable graph file ({reason(error)})") from None
     require(nodes > 0, KEY, path, "a graph with at least one node")
     return nodes, edges
@@ -58,14 +65,22 @@ def _is_header(pairs: list[list[str]]) -> bool:
 
     if {field.lower() for field in pairs[0]} in _HEADERS:
         return True
-    return len(pairs) > 1 and not any(map(whole, pairs[0])) and all(whole(field) for pair in pairs[1:] for field in pair)
+    return (
+        len(pairs) > 1
+        and not any(map(whole, pairs[0]))
+        and all(whole(field) for pair in pairs[1:] for field in pair)
+    )
 
 
 def _gml(text: str) -> tuple[int, np.ndarray]:
     import networkx
 
     # networkx refuses repeated edges unless the file says that it has some
-    return _numbered(networkx.parse_gml(re.sub(r"(?m)^(\s*graph\s*\[)", r"\1\nmultigraph 1\n", text, count=1), label="id"))
+    return _numbered(
+        networkx.parse_gml(
+            re.sub(r"(?m)^(\s*graph\s*\[)", r"\1\nmultigraph 1\n", text, count=1), label="id"
+        )
+    )
 
 
 def _graphml(text: str) -> tuple[int, np.ndarray]:
@@ -81,11 +96,19 @@ def _numbered(graph: object) -> tuple[int, np.ndarray]:
 
 
 def _matrix_market(text: str) -> tuple[int, np.ndarray]:
-    """Read here: on some damaged files scipy's reader ends the process (1.17), or takes the memory that a header asks for."""
+    """Read here: on some damaged files scipy's reader ends the process (1.17), or takes the memory
+    that a header asks for."""
     lines = [line for line in text.splitlines() if line.strip()]
     banner = lines[0].lower().split() if lines else []
-    if len(banner) != 5 or banner[0] != "%%matrixmarket" or any(word not in known for word, known in zip(banner[1:], _BANNER, strict=True)):
-        raise ValueError("it does not begin with %%MatrixMarket matrix, coordinate or array, the kind of its entries and their symmetry")
+    if (
+        len(banner) != 5
+        or banner[0] != "%%matrixmarket"
+        or any(word not in known for word, known in zip(banner[1:], _BANNER, strict=True))
+    ):
+        raise ValueError(
+            "it does not begin with %%MatrixMarket matrix, coordinate or array, the kind of its"
+            " entries and their symmetry"
+        )
     _, _, form, kind, symmetry = banner
     sizes, *body = [line.split() for line in lines[1:] if not line.startswith("%")] or [[]]
     rows, columns, *entries = (int(size) for size in sizes)
@@ -93,10 +116,15 @@ def _matrix_market(text: str) -> tuple[int, np.ndarray]:
         raise ValueError(f"the matrix is {rows} x {columns}, not square")
     place = 2 if form == "coordinate" else 0  # numbers that say where an entry is
     width = place + _BANNER[2][kind]
-    stored = {"general": rows**2, "skew-symmetric": rows * (rows - 1) // 2}.get(symmetry, rows * (rows + 1) // 2)
+    stored = {"general": rows**2, "skew-symmetric": rows * (rows - 1) // 2}.get(
+        symmetry, rows * (rows + 1) // 2
+    )
     promised = entries if form == "coordinate" else [stored]
     if promised != [len(body)] or any(len(line) != width for line in body):
-        raise ValueError(f"the header promises {promised} lines of {width} numbers and there are {len(body)} lines")
+        raise ValueError(
+            f"the header promises {promised} lines of {width} numbers and there are {len(body)}"
+            " lines"
+        )
     table = np.array(body, dtype=str).reshape(-1, width)
     values = table[:, place:].astype(np.float64)
     if not np.isfinite(values).all():

@@ -1,4 +1,5 @@
-"""The two halves of participation: settings (Participation) and, once bound to a population and a seed, the cohorts (Pattern)."""
+"""The two halves of participation: settings (Participation) and, once bound to a population and a
+seed, the cohorts (Pattern)."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ class Population:
     """The clients a pattern draws from.
 
     size: N; eligible: bool [N], the clients that hold data (the others never take part);
-    label_distribution: float64 [N, classes], the share of each class in a client's shard, or None (regression).
-    Raises ConfigError where nobody is eligible.
+    label_distribution: float64 [N, classes], the share of each class in a client's shard, or None
+    (regression). Raises ConfigError where nobody is eligible.
     """
 
     size: int
@@ -25,31 +26,45 @@ class Population:
 
     def __post_init__(self) -> None:
         if self.eligible.shape != (self.size,) or self.eligible.dtype != bool:
-            raise ValueError(f"eligible must be bool [{self.size}], not {self.eligible.dtype} {list(self.eligible.shape)}")
-        require(bool(self.eligible.any()), "partition.clients", self.size, "at least one client that holds data")
+            raise ValueError(
+                f"eligible must be bool [{self.size}], not {self.eligible.dtype}"
+                f" {list(self.eligible.shape)}"
+            )
+        require(
+            bool(self.eligible.any()),
+            "partition.clients",
+            self.size,
+            "at least one client that holds data",
+        )
 
 
 class Pattern:
     """The cohorts of one run.
 
-    probabilities: float64 [N], the true long-run share of rounds in which a client takes part; 0 for clients that are not eligible.
-    sampling: how cohorts are drawn, for those who account for it: everyone; fixed_size (every subset of one size equally likely);
-    independent (of each other and of the past, each with its probability); other.
-    A subclass draws; what must outlive a checkpoint besides the round it adds to `state` and `restore`.
+    probabilities: float64 [N], the true long-run share of rounds in which a client takes part; 0
+    for clients that are not eligible. sampling: how cohorts are drawn, for those who account for
+    it: everyone; fixed_size (every subset of one size equally likely); independent (of each other
+    and of the past, each with its probability); other. A subclass draws; what must outlive a
+    checkpoint besides the round it adds to `state` and `restore`.
     """
 
     sampling: ClassVar[Literal["everyone", "fixed_size", "independent", "other"]] = "other"
 
-    def __init__(self, population: Population, seed: int, probabilities: np.ndarray | float) -> None:
+    def __init__(
+        self, population: Population, seed: int, probabilities: np.ndarray | float
+    ) -> None:
         self.probabilities = np.where(population.eligible, probabilities, 0.0)
         self.seed = seed
         self.last = -1  # the round asked last
 
     def cohort(self, round: int) -> np.ndarray:
-        """Ids of the clients that take part in `round`: int64 [S], sorted, possibly empty. Rounds are asked in increasing order
-        (gaps are allowed); ValueError otherwise."""
+        """Ids of the clients that take part in `round`: int64 [S], sorted, possibly empty. Rounds
+        are asked in increasing order (gaps are allowed); ValueError otherwise."""
         if round <= self.last:
-            raise ValueError(f"cohort of round {round} asked after that of round {self.last}: rounds are asked in increasing order")
+            raise ValueError(
+                f"cohort of round {round} asked after that of round {self.last}: rounds are asked"
+                " in increasing order"
+            )
         members = self.draw(round)
         self.last = round
         return members
@@ -59,7 +74,8 @@ class Pattern:
         raise NotImplementedError("a pattern draws cohorts")
 
     def state(self) -> dict[str, np.ndarray]:
-        """What a pattern bound afresh with the same settings needs to go on with the same cohorts."""
+        """What a pattern bound afresh with the same settings needs to go on with the same
+        cohorts."""
         return {"round": np.array(self.last, dtype=np.int64)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
@@ -71,6 +87,7 @@ class Participation:
     """Settings of a participation pattern."""
 
     def bind(self, population: Population, seed: int) -> Pattern:
-        """The pattern of one run. Its draws depend on (seed, "participation", round, client) alone, so every algorithm sees the same
-        cohorts. Raises ConfigError where the settings do not fit the population."""
+        """The pattern of one run. Its draws depend on (seed, "participation", round, client) alone,
+        so every algorithm sees the same cohorts. Raises ConfigError where the settings do not fit
+        the population."""
         raise NotImplementedError("a participation pattern binds to a population")

@@ -14,8 +14,9 @@ from fedsim.reading import ARRAYS, TABLE, bound_of, read_unpacked
 
 
 def read_table(path: str, key: str, columns: tuple[str, ...]) -> list[np.ndarray]:
-    """The named columns of a CSV (also .csv.gz) or Parquet file: float64 [rows] each. ConfigError under `key` where the file cannot be
-    read, a column is missing or holds anything but numbers, or there is no row."""
+    """The named columns of a CSV (also .csv.gz) or Parquet file: float64 [rows] each. ConfigError
+    under `key` where the file cannot be read, a column is missing or holds anything but numbers, or
+    there is no row."""
     import pandas  # slow to import
 
     accepted = f"a readable CSV or Parquet file with columns {', '.join(columns)}"
@@ -34,15 +35,25 @@ def read_table(path: str, key: str, columns: tuple[str, ...]) -> list[np.ndarray
         values = [table[column].to_numpy(dtype=np.float64) for column in columns]
     except (TypeError, ValueError):
         raise ConfigError(key, path, f"{accepted}, all of them numbers") from None
-    require(all(np.isfinite(column).all() for column in values), key, path, f"{accepted}, without empty or infinite entries")
+    require(
+        all(np.isfinite(column).all() for column in values),
+        key,
+        path,
+        f"{accepted}, without empty or infinite entries",
+    )
     return values
 
 
-def integers(values: np.ndarray, key: str, path: str, column: str, below: int | None = None) -> np.ndarray:
-    """The values as int64 if all are whole, at least 0 and less than `below`; ConfigError that shows the first that is not, otherwise."""
+def integers(
+    values: np.ndarray, key: str, path: str, column: str, below: int | None = None
+) -> np.ndarray:
+    """The values as int64 if all are whole, at least 0 and less than `below`; ConfigError that
+    shows the first that is not, otherwise."""
     limit = 2**53 if below is None else below
     wrong = (values != np.floor(values)) | (values < 0) | (values >= limit)
     accepted = "whole numbers from 0" + ("" if below is None else f" to {below - 1}")
     if wrong.any():
-        raise ConfigError(key, path, f"a table whose column {column} holds {accepted}, not {values[wrong][0]:g}")
+        raise ConfigError(
+            key, path, f"a table whose column {column} holds {accepted}, not {values[wrong][0]:g}"
+        )
     return values.astype(np.int64)

@@ -1,4 +1,5 @@
-"""Patterns in which clients switch on and off: the active set is kept up to date by events, so a round costs its toggles."""
+"""Patterns in which clients switch on and off: the active set is kept up to date by events, so a
+round costs its toggles."""
 
 from __future__ import annotations
 
@@ -13,16 +14,24 @@ _WINDOW = 256  # rounds; events further off wait in `until`, which is looked thr
 class Toggling(Pattern):
     """A pattern given by the holding times of its two states.
 
-    on: bool [N], the state before round 0; until: int64 [N], the round in which a client toggles next (NEVER: not at all).
-    A subclass says how long a state lasts that is entered in a round.
+    on: bool [N], the state before round 0; until: int64 [N], the round in which a client toggles
+    next (NEVER: not at all). A subclass says how long a state lasts that is entered in a round.
     """
 
-    def __init__(self, population: Population, seed: int, probabilities: np.ndarray, on: np.ndarray, until: np.ndarray) -> None:
+    def __init__(
+        self,
+        population: Population,
+        seed: int,
+        probabilities: np.ndarray,
+        on: np.ndarray,
+        until: np.ndarray,
+    ) -> None:
         super().__init__(population, seed, probabilities)
         self._enter(on, until)
 
     def holding(self, round: int, clients: np.ndarray, on: np.ndarray) -> np.ndarray:
-        """Rounds for which `clients` [n] keep the states `on` [n] they enter in `round`: int64 [n], at least 1."""
+        """Rounds for which `clients` [n] keep the states `on` [n] they enter in `round`: int64 [n],
+        at least 1."""
         raise NotImplementedError("a toggling pattern says how long a state is held")
 
     def draw(self, round: int) -> np.ndarray:
@@ -39,7 +48,9 @@ class Toggling(Pattern):
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         if state["on"].shape != self.on.shape or state["until"].shape != self.until.shape:
-            raise ValueError(f"state of {len(state['on'])} clients given to a pattern of {len(self.on)}")
+            raise ValueError(
+                f"state of {len(state['on'])} clients given to a pattern of {len(self.on)}"
+            )
         super().restore(state)
         self._enter(state["on"], state["until"])
 
@@ -50,7 +61,8 @@ class Toggling(Pattern):
 
     def _open_window(self, start: int) -> None:
         self.window = start
-        self.calendar: list[list[np.ndarray]] = [[] for _ in range(_WINDOW)]  # entry k: the clients that toggle in round start + k
+        # Entry k: the clients that toggle in round start + k
+        self.calendar: list[list[np.ndarray]] = [[] for _ in range(_WINDOW)]
         self._schedule(np.flatnonzero(self.until < start + _WINDOW))
 
     def _schedule(self, clients: np.ndarray) -> None:

@@ -11,10 +11,12 @@ from fedsim.participation.tables import integers, read_table
 
 @component
 class Trace(Participation):
-    """Cohorts from a CSV or Parquet file with columns round and client, both counted from 0; a pair given twice counts once.
+    """Cohorts from a CSV or Parquet file with columns round and client, both counted from 0; a pair
+    given twice counts once.
 
-    Rounds without a row are empty, and so are all rounds after the last, unless repeat=true starts the trace again. Clients without data
-    are left out. The true probability exposed is a client's share of the rounds 0 to last of the file.
+    Rounds without a row are empty, and so are all rounds after the last, unless repeat=true starts
+    the trace again. Clients without data are left out. The true probability exposed is a client's
+    share of the rounds 0 to last of the file.
     """
 
     file: str
@@ -25,15 +27,26 @@ class Trace(Participation):
         rounds, clients = read_table(self.file, key, ("round", "client"))
         rounds = integers(rounds, key, self.file, "round")
         clients = integers(clients, key, self.file, "client", population.size)
-        pairs = np.unique(np.stack([rounds, clients], axis=1), axis=0)  # sorted by round, then client
-        return _Trace(population, seed, pairs[population.eligible[pairs[:, 1]]], int(rounds.max()) + 1, self.repeat)
+        # Sorted by round, then client
+        pairs = np.unique(np.stack([rounds, clients], axis=1), axis=0)
+        return _Trace(
+            population,
+            seed,
+            pairs[population.eligible[pairs[:, 1]]],
+            int(rounds.max()) + 1,
+            self.repeat,
+        )
 
 
 class _Trace(Pattern):
-    def __init__(self, population: Population, seed: int, pairs: np.ndarray, length: int, repeat: bool) -> None:
+    def __init__(
+        self, population: Population, seed: int, pairs: np.ndarray, length: int, repeat: bool
+    ) -> None:
         self.rounds, self.clients = pairs[:, 0].copy(), pairs[:, 1].copy()
         self.length, self.repeat = length, repeat
-        super().__init__(population, seed, np.bincount(self.clients, minlength=population.size) / length)
+        super().__init__(
+            population, seed, np.bincount(self.clients, minlength=population.size) / length
+        )
 
     def draw(self, round: int) -> np.ndarray:
         recorded = round % self.length if self.repeat else round

@@ -27,13 +27,19 @@ class _Full(Pattern):
 
 @component
 class Uniform(Participation):
-    """`cohort` clients every round, each subset of that size equally likely, without replacement (McMahan et al. 2017)."""
+    """`cohort` clients every round, each subset of that size equally likely, without replacement
+    (McMahan et al. 2017)."""
 
     cohort: PositiveInt = 10
 
     def bind(self, population: Population, seed: int) -> Pattern:
         eligible = int(population.eligible.sum())
-        require(self.cohort <= eligible, "participation.cohort", self.cohort, f"at most the number of clients that hold data, {eligible}")
+        require(
+            self.cohort <= eligible,
+            "participation.cohort",
+            self.cohort,
+            f"at most the number of clients that hold data, {eligible}",
+        )
         return _Uniform(population, seed, self.cohort)
 
 
@@ -46,5 +52,7 @@ class _Uniform(Pattern):
         super().__init__(population, seed, size / len(self.clients))
 
     def draw(self, round: int) -> np.ndarray:
-        positions = generator(self.seed, "participation", round).choice(len(self.clients), self.size, replace=False, shuffle=False)
+        positions = generator(self.seed, "participation", round).choice(
+            len(self.clients), self.size, replace=False, shuffle=False
+        )
         return self.clients[np.sort(positions)]

@@ -16,11 +16,12 @@ from fedsim.network.links import Heard, Links
 class Tick:
     """The plan of one round.
 
-    cohort: clients that train, int64 [S], ascending, but on a walk, where it goes by token and a client may hold several; anchors: the
-    receiver whose model each starts from [S]; receivers: those that step [r]; links: all links over which updates are merged; heard: those
-    that carried; base: mixing matrix of the receivers' models [r, R], None: each its own; others: [r, S], equal weights over the other
-    senders heard, rows of zeros where there are none; keepers: whose kept state each client trains with [S]: its own, or on a walk that of
-    the token it holds."""
+    cohort: clients that train, int64 [S], ascending, but on a walk, where it goes by token and a
+    client may hold several; anchors: the receiver whose model each starts from [S]; receivers:
+    those that step [r]; links: all links over which updates are merged; heard: those that carried;
+    base: mixing matrix of the receivers' models [r, R], None: each its own; others: [r, S], equal
+    weights over the other senders heard, rows of zeros where there are none; keepers: whose kept
+    state each client trains with [S]: its own, or on a walk that of the token it holds."""
 
     round: int
     cohort: np.ndarray
@@ -35,7 +36,8 @@ class Tick:
 
 @dataclass(frozen=True)
 class Payload:
-    """Bytes a message holds: model, vectors that follow the model to clients (shared), and each channel."""
+    """Bytes a message holds: model, vectors that follow the model to clients (shared), and each
+    channel."""
 
     model: int
     shared: int
@@ -59,17 +61,17 @@ class Plan:
         """Go on from what `state` gave."""
 
     def traffic(self, tick: Tick, payload: Payload, merged: bool) -> tuple[int, int]:
-        """Bytes clients sent and received in a tick. merged: updates are averaged with the weights of the models, so that one vector
-        carries both."""
+        """Bytes clients sent and received in a tick. merged: updates are averaged with the weights
+        of the models, so that one vector carries both."""
         raise NotImplementedError("a protocol counts bytes")
 
 
 class Protocol:
     """Settings of a protocol.
 
-    place: server, graph (clients are themselves the receivers) or walk (tokens are); same_start: whether all receivers start from one
-    initial model;
-    combine_first: whether models are mixed as they were before training.
+    place: server, graph (clients are themselves the receivers) or walk (tokens are); same_start:
+    whether all receivers start from one initial model; combine_first: whether models are mixed as
+    they were before training.
     """
 
     place: ClassVar[Place]
@@ -80,7 +82,8 @@ class Protocol:
         return False
 
     def bind(self, clients: int, topology, mixing, seed: int, members: int | None = None) -> Plan:
-        """Plan for N clients, of whom `members` hold data (None: all). Raises ConfigError for a topology or mixing that does not fit."""
+        """Plan for N clients, of whom `members` hold data (None: all). Raises ConfigError for a
+        topology or mixing that does not fit."""
         raise NotImplementedError("a protocol binds to a population")
 
 

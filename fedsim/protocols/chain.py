@@ -1,21 +1,27 @@
-"""Random walks over a graph that avoid where they have been: the chain of SA-SRRW, stepped for many tokens at once.
+"""Random walks over a graph that avoid where they have been: the chain of SA-SRRW, stepped for many
+tokens at once.
 
-Source: Hu, Doshi, Eun, "Accelerating Distributed Stochastic Optimization via Self-Repellent Random Walks", ICLR 2024 (arXiv 2401.09665);
-the history-driven target: arXiv 2505.18300 (ICML 2025), read as a summary.
+Source: Hu, Doshi, Eun, "Accelerating Distributed Stochastic Optimization via Self-Repellent Random
+Walks", ICLR 2024 (arXiv 2401.09665); the history-driven target: arXiv 2505.18300 (ICML 2025), read
+as a summary.
 
-Symbols: N nodes of degrees d; P base chain [N, N], the Metropolis-Hastings walk with uniform target mu = 1/N: P_ij = 1 / max(d_i, d_j) for
-neighbours; x weighted visit frequencies of a token, positive [N]; alpha repellence; gamma_n = (n + 1)^-a.
+Symbols: N nodes of degrees d; P base chain [N, N], the Metropolis-Hastings walk with uniform target
+mu = 1/N: P_ij = 1 / max(d_i, d_j) for neighbours; x weighted visit frequencies of a token, positive
+[N]; alpha repellence; gamma_n = (n + 1)^-a.
 
     repellent        K_ij[x]  proportional to  P_ij (x_j / mu_j)^-alpha, j over i and its neighbours
-    history_driven   K_ij[x] = min(1, pi_j d_i / (pi_i d_j)) / d_i, pi_i = mu_i (x_i / mu_i)^-alpha: the same Metropolis-Hastings walk with
+    history_driven
+        K_ij[x] = min(1, pi_j d_i / (pi_i d_j)) / d_i, pi_i = mu_i (x_i / mu_i)^-alpha: the same
+        Metropolis-Hastings walk with
                      another target, for which a node asks one neighbour a step in place of all
     x <- x + gamma_n (e_J - x) after the nth move, to J; x starts at mu
 
-With alpha = 0, or x = mu, both are P. For gamma_n = 1 / (n + 1) x is the plain mean of the visits and of one pretended visit spread over
-all.
+With alpha = 0, or x = mu, both are P. For gamma_n = 1 / (n + 1) x is the plain mean of the visits
+and of one pretended visit spread over all.
 
-The decay of what was seen long ago is kept as one factor a token: x = exp(scale) v, so that a move changes one entry of v and costs the
-same on any graph; both are held as logarithms, which neither a large alpha nor a long walk overflows.
+The decay of what was seen long ago is kept as one factor a token: x = exp(scale) v, so that a move
+changes one entry of v and costs the same on any graph; both are held as logarithms, which neither a
+large alpha nor a long walk overflows.
 """
 
 from __future__ import annotations
@@ -34,16 +40,19 @@ Kernel = Literal["repellent", "history_driven"]
 class _Walk(Mixing):
     """The base chain as mixing weights."""
 
-    def neighbour_weights(self, receiver_degree: np.ndarray, sender_degree: np.ndarray) -> np.ndarray:
+    def neighbour_weights(
+        self, receiver_degree: np.ndarray, sender_degree: np.ndarray
+    ) -> np.ndarray:
         return metropolis_weights(receiver_degree, sender_degree, offset=0)
 
 
 class Chain:
     """T tokens on a graph, independent of each other, each with its own visits.
 
-    adjacency: bool [N, N], symmetric, no diagonal; tokens: T; kernel, alpha, exponent: see the head of this file; seed: of all draws;
-    start: the node where all begin, or None: each at a random node of its own.
-    position: int64 [T]; moves: made so far, int64 [T]; log_v: float64 [T, N]; log_scale: float64 [T].
+    adjacency: bool [N, N], symmetric, no diagonal; tokens: T; kernel, alpha, exponent: see the head
+    of this file; seed: of all draws; start: the node where all begin, or None: each at a random
+    node of its own. position: int64 [T]; moves: made so far, int64 [T]; log_v: float64 [T, N];
+    log_scale: float64 [T].
     """
 
     def __init__(
@@ -73,9 +82,9 @@ class Chain:
         return np.exp(self.log_v + self.log_scale[:, None])
 
     def probabilities(self, position: np.ndarray, log_x: np.ndarray) -> np.ndarray:
-        """Where a token at position [t] goes that has seen x, given as logarithms up to a constant [t, N]: float64 [t, 1 + max degree],
-        over
-        the columns of `table` at its position: itself, its neighbours, padding."""
+        """Where a token at position [t] goes that has seen x, given as logarithms up to a constant
+        [t, N]: float64 [t, 1 + max degree], over the columns of `table` at its position: itself,
+        its neighbours, padding."""
         base, at = self.base[position], self.table[position]
         repelled = -self.alpha * np.take_along_axis(log_x, at, axis=1)
         if self.kernel == "repellent":
@@ -91,7 +100,8 @@ class Chain:
         return chances
 
     def draw(self, tokens: np.ndarray, round: int) -> np.ndarray:
-        """The node to which each of these tokens goes in a round, int64 [t]; keyed by seed, round and token."""
+        """The node to which each of these tokens goes in a round, int64 [t]; keyed by seed, round
+        and token."""
         position = self.position[tokens]
         chances = np.cumsum(self.probabilities(position, self.log_v[tokens]), axis=1)
         passed = chances <= rng.uniform(self.seed, "walk", round, tokens)[:, None] * chances[:, -1:]
@@ -117,19 +127,26 @@ class Chain:
         return {name: getattr(self, name) for name in ("position", "moves", "log_v", "log_scale")}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from what `state` gave. Raises ValueError where that is of another graph or other tokens."""
+        """Go on from what `state` gave. Raises ValueError where that is of another graph or other
+        tokens."""
         for name, here in self.state().items():
             if state[name].shape != here.shape:
                 raise ValueError(f"{name} is of shape {state[name].shape}, not {here.shape}")
             here[...] = state[name]
-        if not ((self.position >= 0) & (self.position < len(self.degree))).all() or (self.moves < 0).any():
-            raise ValueError(f"a token is on none of the {len(self.degree)} nodes, or has made fewer than 0 moves")
+        if (
+            not ((self.position >= 0) & (self.position < len(self.degree))).all()
+            or (self.moves < 0).any()
+        ):
+            raise ValueError(
+                f"a token is on none of the {len(self.degree)} nodes, or has made fewer than 0"
+                " moves"
+            )
 
 
 def _padded(adjacency: sparse.csr_array, degree: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(table int64, base float64), both [N, 1 + max degree]: in each row the node itself, its neighbours, then padding with the node
-    itself;
-    and the base chain's probabilities, 0 for padding."""
+    """(table int64, base float64), both [N, 1 + max degree]: in each row the node itself, its
+    neighbours, then padding with the node itself; and the base chain's probabilities, 0 for
+    padding."""
     nodes, width = len(degree), 1 + int(degree.max(initial=0))
     links = _Walk().links(adjacency)
     table = np.repeat(np.arange(nodes)[:, None], width, axis=1)
@@ -139,5 +156,6 @@ def _padded(adjacency: sparse.csr_array, degree: np.ndarray) -> tuple[np.ndarray
     column = 1 + np.arange(len(row)) - np.repeat(np.cumsum(degree) - degree, degree)
     table[row, column], base[row, column] = links.sender[others], links.weight[others]
     stay = links.weight[links.own]
-    base[:, 0] = np.where(stay > 1e-12, stay, 0.0)  # where nothing is left, not a rounding error that repellence would blow up
+    # Where nothing is left, not a rounding error that repellence would blow up
+    base[:, 0] = np.where(stay > 1e-12, stay, 0.0)
     return table, base

@@ -1,4 +1,5 @@
-"""The file of a checkpoint: arrays as safetensors, what they are in its metadata, and a SHA-256 over both. Nothing is pickled."""
+"""The file of a checkpoint: arrays as safetensors, what they are in its metadata, and a SHA-256
+over both. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ class BadCheckpoint(Exception):
 class Facts:
     """What a checkpoint says of itself.
 
-    round: rounds done; settings: key of the run's settings; rows, rows_sha256: bytes of metrics.jsonl that belong to it, and their
-    SHA-256; sizes: numbers of clients, receivers and parameters; versions: of the packages that wrote it; format: of this file.
+    round: rounds done; settings: key of the run's settings; rows, rows_sha256: bytes of
+    metrics.jsonl that belong to it, and their SHA-256; sizes: numbers of clients, receivers and
+    parameters; versions: of the packages that wrote it; format: of this file.
     """
 
     round: int
@@ -45,15 +47,22 @@ class Facts:
 
 def save(path: Path, arrays: dict[str, np.ndarray], facts: Facts) -> None:
     """Write a checkpoint, whole or not at all; its folder may not be a link. Raises OSError."""
-    # Written here rather than by the library, whose own temporary file a killed process would leave, and whose error has no errno
+    # Written here rather than by the library, whose own temporary file a killed process would
+    # leave, and whose error has no errno
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # every array aligned
     said = asdict(facts)
-    header: dict[str, Any] = {"__metadata__": {_KEY: json.dumps({**said, "sha256": _digest(arrays, said)})}}
+    header: dict[str, Any] = {
+        "__metadata__": {_KEY: json.dumps({**said, "sha256": _digest(arrays, said)})}
+    }
     end = 0
     for name in names:
         start, end = end, end + arrays[name].nbytes
-        header[name] = {"dtype": _type(arrays[name].dtype), "shape": list(arrays[name].shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": _type(arrays[name].dtype),
+            "shape": list(arrays[name].shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
 
@@ -67,11 +76,16 @@ def save(path: Path, arrays: dict[str, np.ndarray], facts: Facts) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], Facts]:
-    """The arrays and facts of a checkpoint. Raises BadCheckpoint where the file is cut off, damaged, or none of ours."""
+    """The arrays and facts of a checkpoint. Raises BadCheckpoint where the file is cut off,
+    damaged, or none of ours."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with _folder(path) as folder, folder.mapped(path.name) as place, safe_open(place, framework="np") as file:
+        with (
+            _folder(path) as folder,
+            folder.mapped(path.name) as place,
+            safe_open(place, framework="np") as file,
+        ):
             said = json.loads((file.metadata() or {}).get(_KEY, "null"))
             _check_facts(said)
             arrays = {name: file.get_tensor(name) for name in file.keys()}
@@ -82,7 +96,9 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], Facts]:
     except (LinkError, TooLargeError) as error:
         raise BadCheckpoint(why(error)) from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise BadCheckpoint(f"it is cut off or damaged ({cut(one_line(why(error)), 200)})") from None
+        raise BadCheckpoint(
+            f"it is cut off or damaged ({cut(one_line(why(error)), 200)})"
+        ) from None
 
 
 def _folder(path: Path) -> Folder:
@@ -91,11 +107,14 @@ def _folder(path: Path) -> Folder:
 
 
 def _check_facts(said: Any) -> None:
-    """Raise BadCheckpoint unless every fact has its type and a value that can be: the file may be of anybody's making."""
+    """Raise BadCheckpoint unless every fact has its type and a value that can be: the file may be
+    of anybody's making."""
     if not isinstance(said, dict):
         raise BadCheckpoint("it is no checkpoint of fedsim")
     if said.get("format") != FORMAT or type(said["format"]) is not int:
-        raise BadCheckpoint(f"its format is {_brief(said.get('format'))}, this fedsim reads {FORMAT}")
+        raise BadCheckpoint(
+            f"its format is {_brief(said.get('format'))}, this fedsim reads {FORMAT}"
+        )
     if set(said) != {"sha256", *(field.name for field in fields(Facts))}:
         raise BadCheckpoint("it is damaged: it does not say what a checkpoint says")
     for name, (right, accepted) in _ACCEPTED.items():

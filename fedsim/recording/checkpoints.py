@@ -1,6 +1,7 @@
 """Checkpoints of a run: when they are due, which are kept, and which one a run goes on from.
 
-They are in the run folder, `checkpoints/round_000040.safetensors`: the arrays of `Rounds`, of the participation pattern and of the totals.
+They are in the run folder, `checkpoints/round_000040.safetensors`: the arrays of `Rounds`, of the
+participation pattern and of the totals.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from fedsim.recording.recorder import CHECKPOINTS, ROWS, Recorder, checkpoint_na
 class Checkpoint:
     """When a run with a folder writes checkpoints.
 
-    every: rounds between them (null: only when the run is interrupted); keep: how many of the newest stay.
+    every: rounds between them (null: only when the run is interrupted); keep: how many of the
+    newest stay.
     """
 
     every: PositiveInt | None = None
@@ -50,7 +52,8 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run goes on from. path; round: rounds done; arrays: by part and name; rows: what metrics.jsonl held."""
+    """What a run goes on from. path; round: rounds done; arrays: by part and name; rows: what
+    metrics.jsonl held."""
 
     path: Path
     round: int
@@ -58,34 +61,63 @@ class Saved:
     rows: bytes
 
     def restore(self, parts: Mapping[str, Part]) -> None:
-        """Give every part its state. Raises ConfigError where they do not fit it: a class of the user's own was changed meanwhile."""
+        """Give every part its state. Raises ConfigError where they do not fit it: a class of the
+        user's own was changed meanwhile."""
         try:
             for part, owner in parts.items():
                 start = f"{part}/"
-                given = {name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)}
+                given = {
+                    name.removeprefix(start): array
+                    for name, array in self.arrays.items()
+                    if name.startswith(start)
+                }
                 check_fit(part, owner.state(), given)
                 owner.restore(given)
         except (LookupError, ValueError, TypeError, OverflowError) as error:
-            raise ConfigError("resume", shown(self.path), f"its arrays do not fit ({type(error).__name__}: {error})") from error
+            raise ConfigError(
+                "resume",
+                shown(self.path),
+                f"its arrays do not fit ({type(error).__name__}: {error})",
+            ) from error
 
 
 class Checkpoints:
-    """The checkpoints of one run. config: its settings; sizes: numbers of clients, receivers and parameters; last: round of the newest
-    checkpoint that is safe, 0: none."""
+    """The checkpoints of one run. config: its settings; sizes: numbers of clients, receivers and
+    parameters; last: round of the newest checkpoint that is safe, 0: none."""
 
-    def __init__(self, settings: Checkpoint, folder: Path | None, config: Mapping[str, Any], sizes: dict[str, int]) -> None:
-        self.settings, self.folder, self.sizes, self.key = settings, folder, sizes, settings_key(config)
+    def __init__(
+        self,
+        settings: Checkpoint,
+        folder: Path | None,
+        config: Mapping[str, Any],
+        sizes: dict[str, int],
+    ) -> None:
+        self.settings, self.folder, self.sizes, self.key = (
+            settings,
+            folder,
+            sizes,
+            settings_key(config),
+        )
         self.rounds = config.get("rounds")
         self.safe: list[Path] = []  # oldest first
         self.last = 0
 
     def due(self, round: int) -> bool:
         """Whether a checkpoint is written after `round` rounds."""
-        return self.folder is not None and self.settings.every is not None and round % self.settings.every == 0
+        return (
+            self.folder is not None
+            and self.settings.every is not None
+            and round % self.settings.every == 0
+        )
 
     def write(self, round: int, parts: Mapping[str, Part], recorder: Recorder) -> None:
-        """Write a checkpoint, then remove the oldest. Where the disk refuses, say so and go on: the ones before stay."""
-        arrays = {f"{part}/{name}": array for part, owner in parts.items() for name, array in owner.state().items()}
+        """Write a checkpoint, then remove the oldest. Where the disk refuses, say so and go on: the
+        ones before stay."""
+        arrays = {
+            f"{part}/{name}": array
+            for part, owner in parts.items()
+            for name, array in owner.state().items()
+        }
         path = Path(str(self.folder)) / CHECKPOINTS / f"round_{round:06d}.safetensors"
         try:
             length, digest = recorder.on_disk()
@@ -97,22 +129,31 @@ class Checkpoints:
         except OSError as error:
             before = f"that of round {self.last} stays" if self.last else "there is none before it"
             what = f"{shown(path)} cannot be written ({why(error)}); {before}"
-            _say(f"{what}; the run goes on and tries again at the next one: make space, or make the folder writable")
+            _say(
+                f"{what}; the run goes on and tries again at the next one: make space, or make the"
+                " folder writable"
+            )
             return
         self.last = round
         self.safe = [each for each in self.safe if each != path] + [path]
         while len(self.safe) > self.settings.keep:
-            with contextlib.suppress(OSError), Folder(Path(str(self.folder)), CHECKPOINTS) as folder:
+            with (
+                contextlib.suppress(OSError),
+                Folder(Path(str(self.folder)), CHECKPOINTS) as folder,
+            ):
                 folder.remove(self.safe.pop(0).name)
 
     def newest(self) -> Saved | None:
-        """The newest checkpoint that can be used, None where there are none at all; those that cannot are named on standard error.
-        Raises ConfigError where there are some, but none that can be used."""
+        """The newest checkpoint that can be used, None where there are none at all; those that
+        cannot are named on standard error. Raises ConfigError where there are some, but none that
+        can be used."""
         folder = Path(str(self.folder))
         try:
             found = [folder / CHECKPOINTS / name for name in checkpoint_names(folder)]
         except OSError as error:
-            raise ConfigError("resume", shown(folder), f"its checkpoints cannot be listed ({why(error)})") from None
+            raise ConfigError(
+                "resume", shown(folder), f"its checkpoints cannot be listed ({why(error)})"
+            ) from None
         for place in reversed(range(len(found))):
             try:
                 saved = self._read(found[place], folder / ROWS)
@@ -122,11 +163,16 @@ class Checkpoints:
             self.safe, self.last = found[: place + 1], saved.round
             return saved
         if found:
-            raise ConfigError("resume", shown(folder), "none of its checkpoints can be used; without resume it starts from the beginning")
+            raise ConfigError(
+                "resume",
+                shown(folder),
+                "none of its checkpoints can be used; without resume it starts from the beginning",
+            )
         return None
 
     def _first_key(self) -> str | None:
-        """The key that these settings had in a folder of format 1; None where they are not the folder's."""
+        """The key that these settings had in a folder of format 1; None where they are not the
+        folder's."""
         with contextlib.suppress(ConfigError):
             recorded = read_yaml(Path(str(self.folder)) / "config.yaml")
             if isinstance(recorded, dict) and settings_key(recorded) == self.key:
@@ -138,20 +184,30 @@ class Checkpoints:
         if facts.settings != self.key and facts.settings != self._first_key():
             raise BadCheckpoint("it is of a run with other settings")
         if facts.sizes != self.sizes:
-            kept, here = (", ".join(f"{count} {name}" for name, count in sizes.items()) for sizes in (facts.sizes, self.sizes))
+            kept, here = (
+                ", ".join(f"{count} {name}" for name, count in sizes.items())
+                for sizes in (facts.sizes, self.sizes)
+            )
             raise BadCheckpoint(f"it is of {cut(one_line(kept))}; here are {here}")
         if isinstance(self.rounds, int) and facts.round > self.rounds:
-            raise BadCheckpoint(f"it is of round {facts.round}, and the run has {self.rounds} rounds")
+            raise BadCheckpoint(
+                f"it is of round {facts.round}, and the run has {self.rounds} rounds"
+            )
         check_arrays(arrays, facts.round, self.sizes)
         try:
             before = read_inside(rows, raised(MOST_ROWS))[: facts.rows]
         except OSError as error:
-            raise BadCheckpoint(f"{rows.name}, which it goes with, cannot be read ({why(error)})") from None
+            raise BadCheckpoint(
+                f"{rows.name}, which it goes with, cannot be read ({why(error)})"
+            ) from None
         if len(before) != facts.rows or hashlib.sha256(before).hexdigest() != facts.rows_sha256:
             raise BadCheckpoint(f"{rows.name} no longer holds the rows it goes with")
         for package, version in versions().items():
             if (written := facts.versions.get(package, version)) != version:
-                _say(f"{shown(path)} was written with {package} {cut(one_line(written))}, here is {version}: the bytes may differ")
+                _say(
+                    f"{shown(path)} was written with {package} {cut(one_line(written))}, here is"
+                    f" {version}: the bytes may differ"
+                )
         return Saved(path, facts.round, arrays, before)
 
 

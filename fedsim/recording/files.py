@@ -14,15 +14,18 @@ from fedsim.errors import ConfigError
 from fedsim.reading import raised, read_file
 from fedsim.recording.no_links import Folder, read_inside
 
-MOST_YAML, MOST_JSON = 4 << 20, 16 << 20  # bytes of a file, of which at worst 0.8 GB of objects are made
+# Bytes of a file, of which at worst 0.8 GB of objects are made
+MOST_YAML, MOST_JSON = 4 << 20, 16 << 20
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def write_atomic(path: Path | str, content: bytes | Iterable[Any]) -> None:
-    """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
+    """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one,
+    never a part.
 
-    content: bytes, or parts of them one after the other. They go to a temporary name in the same folder (a rename is atomic within one
-    file system only), reach the disk, then take the place of `path`. Raises OSError; the temporary file is removed.
+    content: bytes, or parts of them one after the other. They go to a temporary name in the same
+    folder (a rename is atomic within one file system only), reach the disk, then take the place of
+    `path`. Raises OSError; the temporary file is removed.
     """
     path = Path(path)
     with Folder(path.parent) as folder:
@@ -67,7 +70,8 @@ def why(error: Exception) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` as dicts, lists, strings, numbers, booleans and None: NumPy scalars and arrays become Python's, anything else its text."""
+    """`value` as dicts, lists, strings, numbers, booleans and None: NumPy scalars and arrays become
+    Python's, anything else its text."""
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -76,7 +80,8 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
-            return kind(value)  # also turns subclasses (enumerations, numpy.float64) into the plain type
+            # Also turns subclasses (enumerations, numpy.float64) into the plain type
+            return kind(value)
     return None if value is None else str(value)
 
 
@@ -84,7 +89,11 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one, by dotted key."""
     found: dict[str, Any] = {}
     for key, part in value.items():
-        found |= flat(part, f"{prefix}{key}.") if isinstance(part, Mapping) and part else {f"{prefix}{key}": part}
+        found |= (
+            flat(part, f"{prefix}{key}.")
+            if isinstance(part, Mapping) and part
+            else {f"{prefix}{key}": part}
+        )
     return found
 
 
@@ -103,7 +112,8 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """A float that JSON lacks (NaN and the infinities) as its name, anything else unchanged; dicts and lists in depth."""
+    """A float that JSON lacks (NaN and the infinities) as its name, anything else unchanged; dicts
+    and lists in depth."""
     if isinstance(value, dict):
         return {key: finite(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -114,13 +124,14 @@ def finite(value: Any) -> Any:
 
 
 def json_bytes(value: Any) -> bytes:
-    """`value` as indented, strictly valid JSON; NaN and infinities are the strings "NaN", "Infinity" and "-Infinity"."""
+    """`value` as indented, strictly valid JSON; NaN and infinities are the strings "NaN",
+    "Infinity" and "-Infinity"."""
     return (json.dumps(finite(plain(value)), indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path | str, links: bool = False) -> Any:
-    """The inverse of `json_bytes`, NaN and infinities included. links: whether the file may be one, as one in a run folder may not.
-    Raises ConfigError if the file is missing or no JSON."""
+    """The inverse of `json_bytes`, NaN and infinities included. links: whether the file may be one,
+    as one in a run folder may not. Raises ConfigError if the file is missing or no JSON."""
 
     def restore(part: Any) -> Any:
         if isinstance(part, dict):
@@ -144,13 +155,21 @@ def yaml_bytes(value: Any) -> bytes:
 
 
 def read_yaml(path: Path | str) -> Any:
-    """The content of a YAML file in a run folder. Raises ConfigError if it is missing, a link or no YAML."""
+    """The content of a YAML file in a run folder. Raises ConfigError if it is missing, a link or no
+    YAML."""
     import yaml
 
     try:
-        content, loader = read_inside(path, raised(MOST_YAML)), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
-            raise ValueError("it repeats parts by *name, which lets a few bytes stand for gigabytes")
+        content, loader = (
+            read_inside(path, raised(MOST_YAML)),
+            getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+        )
+        if b"*" in content and any(
+            isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)
+        ):
+            raise ValueError(
+                "it repeats parts by *name, which lets a few bytes stand for gigabytes"
+            )
         return yaml.load(content, Loader=loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError("runs", str(path), f"a readable YAML file ({why(error)})") from None

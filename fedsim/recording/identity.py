@@ -1,8 +1,8 @@
 """Which run is the same as which: what settings say of a result, and under which names.
 
-A key is a hash of the settings that can change what a run gives, less those that have their default,
-with classes under their present public names. So a run keeps its key when a group of settings is
-added, when a class moves, and when a default is written out.
+A key is a hash of the settings that can change what a run gives, less those that have their
+default, with classes under their present public names. So a run keeps its key when a group of
+settings is added, when a class moves, and when a default is written out.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ def canonical_name(path: Any) -> Any:
 def with_present_names(config: Any) -> Any:
     """Settings whose targets, at any depth, have their present names."""
     if isinstance(config, Mapping):
-        return {key: canonical_name(part) if key == "_target_" else with_present_names(part) for key, part in config.items()}
+        return {
+            key: canonical_name(part) if key == "_target_" else with_present_names(part)
+            for key, part in config.items()
+        }
     return [with_present_names(part) for part in config] if isinstance(config, list) else config
 
 
@@ -106,8 +109,8 @@ def format_of(folder: Path) -> int:
 
 
 def refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the run in `folder` is of a later format, or, naming the setting, if it has
-    other settings than `config`."""
+    """Raise ConfigError if the run in `folder` is of a later format, or, naming the setting, if it
+    has other settings than `config`."""
     if (number := format_of(folder)) > FORMAT:
         reason = f"it is of format {number}, and this fedsim goes on with formats up to {FORMAT}"
         raise ConfigError("resume", shown(folder), f"{reason}; accepted: the fedsim that wrote it")
@@ -138,7 +141,8 @@ def _differing(node: Any) -> Any:
 
 @functools.cache
 def _defaults(path: str) -> dict[str, Any]:
-    """The defaults of a public class of fedsim's; none are known of others, whose settings all tell."""
+    """The defaults of a public class of fedsim's; none are known of others, whose settings all
+    tell."""
     root, package, name = path.split(".") if path.count(".") == 2 else ("", "", "")
     if root != "fedsim" or name not in _exported(package):
         return {}

@@ -1,7 +1,9 @@
-"""Metric rows: {"round", "clock" (seconds), "scope", "node" (-1: none), "metric", "value"}; in memory, as JSON lines and as Parquet.
+"""Metric rows: {"round", "clock" (seconds), "scope", "node" (-1: none), "metric", "value"}; in
+memory, as JSON lines and as Parquet.
 
     scopes   server | nodes (aggregates over nodes) | mean_model | node | client | run
-    metrics  loss, accuracy, objective, consensus_distance, participants, bytes_up, bytes_down, seconds, rounds_to_target
+    metrics  loss, accuracy, objective, consensus_distance, participants, bytes_up, bytes_down,
+        seconds, rounds_to_target
              (scope nodes: accuracy_mean, accuracy_min, accuracy_std, ...)
 
 bytes_up, bytes_down and seconds are totals since the run began.
@@ -28,9 +30,17 @@ from fedsim.recording.no_links import LinkError, read_inside
 if TYPE_CHECKING:
     import pandas as pd
 
-_TYPES = {"round": "int64", "clock": "float64", "scope": "str", "node": "int64", "metric": "str", "value": "float64"}
+_TYPES = {
+    "round": "int64",
+    "clock": "float64",
+    "scope": "str",
+    "node": "int64",
+    "metric": "str",
+    "value": "float64",
+}
 COLUMNS = tuple(_TYPES)
-MOST_ROWS = 1 << 30  # bytes of metric rows, some ten million of them; a few times as much memory is taken on the way
+# Bytes of metric rows, some ten million of them; a few times as much memory is taken on the way
+MOST_ROWS = 1 << 30
 
 
 class Rows:
@@ -46,10 +56,13 @@ class Rows:
         return len(self.round)
 
     def append(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Add one row (clock and node may be left out: 0 and -1) and return it in plain types. Raises KeyError for a wrong name."""
+        """Add one row (clock and node may be left out: 0 and -1) and return it in plain types.
+        Raises KeyError for a wrong name."""
         unknown = set(row) - set(COLUMNS)
         if unknown:
-            raise KeyError(f"metric row has unknown names {sorted(unknown)}; a row has {', '.join(COLUMNS)}")
+            raise KeyError(
+                f"metric row has unknown names {sorted(unknown)}; a row has {', '.join(COLUMNS)}"
+            )
         clean = {
             "round": int(row["round"]),
             "clock": float(row.get("clock", 0.0)),
@@ -64,7 +77,9 @@ class Rows:
 
     def columns(self) -> dict[str, np.ndarray | list[str]]:
         """Copies of the columns."""
-        numbers = {name: np.array(getattr(self, name)) for name in ("round", "clock", "node", "value")}
+        numbers = {
+            name: np.array(getattr(self, name)) for name in ("round", "clock", "node", "value")
+        }
         texts = {name: list(getattr(self, name)) for name in ("scope", "metric")}
         return {name: numbers[name] if name in numbers else texts[name] for name in COLUMNS}
 
@@ -75,9 +90,12 @@ class Rows:
         return pd.DataFrame(self.columns()).astype(_TYPES)
 
     def sha256(self) -> str:
-        """SHA-256 of all rows in order, times aside: `clock`, and the metrics whose name starts with "seconds"."""
+        """SHA-256 of all rows in order, times aside: `clock`, and the metrics whose name starts
+        with "seconds"."""
         digest = hashlib.sha256()
-        for round, scope, node, metric, value in zip(self.round, self.scope, self.node, self.metric, self.value, strict=True):
+        for round, scope, node, metric, value in zip(
+            self.round, self.scope, self.node, self.metric, self.value, strict=True
+        ):
             if not metric.startswith("seconds"):
                 digest.update(f"{round} {scope} {node} {metric} {value.hex()}\n".encode())
         return digest.hexdigest()
@@ -88,7 +106,9 @@ class Rows:
         import pyarrow.parquet as pq
 
         types = {"scope": pa.string(), "metric": pa.string()}
-        table = pa.table({name: pa.array(part, types.get(name)) for name, part in self.columns().items()})
+        table = pa.table(
+            {name: pa.array(part, types.get(name)) for name, part in self.columns().items()}
+        )
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         return buffer.getvalue()
@@ -96,11 +116,17 @@ class Rows:
 
 def json_line(row: Mapping[str, Any]) -> str:
     """One plain row as a line of strictly valid JSON."""
-    return json.dumps({**row, "clock": finite(row["clock"]), "value": finite(row["value"])}, allow_nan=False) + "\n"
+    return (
+        json.dumps(
+            {**row, "clock": finite(row["clock"]), "value": finite(row["value"])}, allow_nan=False
+        )
+        + "\n"
+    )
 
 
 def read_table(folder: Path) -> pd.DataFrame:
-    """The rows of a run folder: metrics.parquet if it is there and whole, else metrics.jsonl, its last line possibly cut off.
+    """The rows of a run folder: metrics.parquet if it is there and whole, else metrics.jsonl, its
+    last line possibly cut off.
 
     Raises ConfigError if neither can be read.
     """
@@ -109,7 +135,9 @@ def read_table(folder: Path) -> pd.DataFrame:
         try:
             return _read_parquet(parquet)
         except (LinkError, TooLargeError) as error:
-            raise ConfigError("runs", str(parquet), f"a Parquet file of metric rows ({why(error)})") from None
+            raise ConfigError(
+                "runs", str(parquet), f"a Parquet file of metric rows ({why(error)})"
+            ) from None
         except ConfigError:
             if not lines.is_file():
                 raise
@@ -126,19 +154,24 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     except (LinkError, TooLargeError):
         raise
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        raise ConfigError("runs", str(path), f"a whole Parquet file of metric rows ({error})") from None
+        raise ConfigError(
+            "runs", str(path), f"a whole Parquet file of metric rows ({error})"
+        ) from None
 
 
 def _read_lines(path: Path) -> Rows:
     try:
         content = read_inside(path, raised(MOST_ROWS))
     except OSError as error:
-        raise ConfigError("runs", str(path), f"a readable file of metric rows ({why(error)})") from None
+        raise ConfigError(
+            "runs", str(path), f"a readable file of metric rows ({why(error)})"
+        ) from None
     return parse_lines(content, path)
 
 
 def parse_lines(content: bytes, path: Path) -> Rows:
-    """The rows of JSON lines, the last one possibly cut off. path: where they are from, for the ConfigError where they cannot be read."""
+    """The rows of JSON lines, the last one possibly cut off. path: where they are from, for the
+    ConfigError where they cannot be read."""
     rows, lines = Rows(), content.split(b"\n")
     for number, line in enumerate(lines):
         if not line.strip():
@@ -148,8 +181,21 @@ def parse_lines(content: bytes, path: Path) -> Rows:
             value = row["value"]
             if not all(-(2**63) <= int(row.get(name, 0)) < 2**63 for name in ("round", "node")):
                 raise ValueError("a number out of range")
-            rows.append({**row, "value": float("nan") if value is None else value})  # float() reads "NaN" and "Infinity" too
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            if number < len(lines) - 1:  # the last line, if cut off, has no line end; anywhere else the file is damaged
-                raise ConfigError("runs", f"{path}:{number + 1}", f"a line of JSON with {', '.join(COLUMNS)} ({error})") from None
+            # float() reads "NaN" and "Infinity" too
+            rows.append({**row, "value": float("nan") if value is None else value})
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
+            # The last line, if cut off, has no line end; anywhere else the file is damaged
+            if number < len(lines) - 1:
+                raise ConfigError(
+                    "runs",
+                    f"{path}:{number + 1}",
+                    f"a line of JSON with {', '.join(COLUMNS)} ({error})",
+                ) from None
     return rows

@@ -1,4 +1,5 @@
-"""metrics.jsonl: a file that grows by whole lines. What a full disk refuses waits in memory and is written when space returns."""
+"""metrics.jsonl: a file that grows by whole lines. What a full disk refuses waits in memory and is
+written when space returns."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from fedsim.recording.no_links import Folder
 
 
 class RowFile:
-    """The open file. length: bytes written; sha256: of them; waiting: lines that are not yet on the disk."""
+    """The open file. length: bytes written; sha256: of them; waiting: lines that are not yet on the
+    disk."""
 
     def __init__(self, path: Path, kept: bytes = b"") -> None:
         """kept: what the file begins with and goes on after; the rest is cut. Raises OSError.
 
-        The file is a new one, which takes the place of what was there: that may have other names, outside of the run folder.
+        The file is a new one, which takes the place of what was there: that may have other names,
+        outside of the run folder.
         """
         self.path, self.length, self.sha256 = path, len(kept), hashlib.sha256(kept)
         self.waiting: list[bytes] = []
@@ -34,7 +37,10 @@ class RowFile:
         except OSError as error:
             if not self.told:
                 self.told = True
-                _say(f"{self.path} cannot be written ({why(error)}): its rows stay in memory and are written when there is space again")
+                _say(
+                    f"{self.path} cannot be written ({why(error)}): its rows stay in memory and are"
+                    " written when there is space again"
+                )
 
     def flush(self) -> None:
         """Write what waits. Raises OSError; the file then holds whole lines as before."""

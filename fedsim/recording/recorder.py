@@ -1,8 +1,10 @@
 """The recorder: what a run leaves behind, written as it goes.
 
-config.yaml (resolved) and its signature, overrides.yaml, metrics.jsonl (flushed at every evaluation), metrics.parquet (the same rows),
-model.safetensors, summary.json (with the versions), status.json (running, done, diverged, interrupted, or failed with its traceback),
-curves.png; checkpoints are in `fedsim.recording.checkpoints`. Every file but metrics.jsonl, which grows, is written atomically.
+config.yaml (resolved) and its signature, overrides.yaml, metrics.jsonl (flushed at every
+evaluation), metrics.parquet (the same rows), model.safetensors, summary.json (with the versions),
+status.json (running, done, diverged, interrupted, or failed with its traceback), curves.png;
+checkpoints are in `fedsim.recording.checkpoints`. Every file but metrics.jsonl, which grows, is
+written atomically.
 """
 
 from __future__ import annotations
@@ -21,7 +23,17 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import ConfigError
 from fedsim.reading import raised
-from fedsim.recording.files import MOST_JSON, json_bytes, plain, read_yaml, remove_temporaries, shown, why, write_atomic, yaml_bytes
+from fedsim.recording.files import (
+    MOST_JSON,
+    json_bytes,
+    plain,
+    read_yaml,
+    remove_temporaries,
+    shown,
+    why,
+    write_atomic,
+    yaml_bytes,
+)
 from fedsim.recording.identity import FORMAT
 from fedsim.recording.loggers import Logger
 from fedsim.recording.metric_rows import Rows, json_line, parse_lines
@@ -41,7 +53,8 @@ ROWS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of fedsim, torch, numpy and Python, and whether convolutions are compiled here, as other bits come of that."""
+    """Versions of fedsim, torch, numpy and Python, and whether convolutions are compiled here, as
+    other bits come of that."""
     found = {}
     for package in ("fedsim", "torch", "numpy"):
         try:
@@ -60,10 +73,15 @@ def _convolutions() -> str:
 
 
 def checkpoint_names(folder: Path) -> list[str]:
-    """Names of the checkpoints in a run folder, by round. Raises OSError where their folder is a link, or none."""
+    """Names of the checkpoints in a run folder, by round. Raises OSError where their folder is a
+    link, or none."""
     try:
         with Folder(folder, CHECKPOINTS) as place:
-            return [name for name in place.names() if name.startswith("round_") and name.endswith(".safetensors")]
+            return [
+                name
+                for name in place.names()
+                if name.startswith("round_") and name.endswith(".safetensors")
+            ]
     except FileNotFoundError:
         return []
 
@@ -71,12 +89,16 @@ def checkpoint_names(folder: Path) -> list[str]:
 class Recorder:
     """Records one run; used by the driver only.
 
-    folder: the run folder, None to keep the rows in memory; config: the resolved configuration; overrides: what the user typed;
-    loggers: where rows go besides.
+    folder: the run folder, None to keep the rows in memory; config: the resolved configuration;
+    overrides: what the user typed; loggers: where rows go besides.
     """
 
     def __init__(
-        self, folder: Path | str | None, config: Mapping[str, Any], overrides: Sequence[str] = (), loggers: Sequence[Logger] = ()
+        self,
+        folder: Path | str | None,
+        config: Mapping[str, Any],
+        overrides: Sequence[str] = (),
+        loggers: Sequence[Logger] = (),
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.config: dict[str, Any] = plain(config)
@@ -84,13 +106,15 @@ class Recorder:
         self.loggers = list(loggers)
         self._rows = Rows()
         self._file: RowFile | None = None
-        self._before: dict[str, bytes] | None = None  # of a run that goes on: its files as they were found
+        # Of a run that goes on: its files as they were found
+        self._before: dict[str, bytes] | None = None
         self._begun = self._new = False  # whether files were written, whether rows were added
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
 
     def start(self) -> None:
-        """Make the folder and write what is known before the first round. Results of an earlier run in the same folder are removed, so
-        that they are not taken for this run's. Raises ConfigError if the folder cannot be made or written."""
+        """Make the folder and write what is known before the first round. Results of an earlier run
+        in the same folder are removed, so that they are not taken for this run's. Raises
+        ConfigError if the folder cannot be made or written."""
         with self._writable():
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +122,8 @@ class Recorder:
             for logger in self.loggers:
                 logger.start(self.folder, self.config)
             if self.folder is not None:
-                self.status("running")  # first, so that no other file is taken for one of a finished run
+                # first, so that no other file is taken for one of a finished run
+                self.status("running")
                 (self.folder / ROWS).unlink(missing_ok=True)
                 with Folder(self.folder, *[CHECKPOINTS] if old else []) as place:
                     for name in old:
@@ -106,14 +131,19 @@ class Recorder:
                 self._begin(self.folder, b"", own=True)
 
     def resume(self, rows: bytes, round: int) -> None:
-        """Go on with a run after `round`. rows: what metrics.jsonl held then; what it holds beyond is cut. Raises ConfigError."""
+        """Go on with a run after `round`. rows: what metrics.jsonl held then; what it holds beyond
+        is cut. Raises ConfigError."""
         folder = Path(str(self.folder))
         with self._writable():
             with Folder(folder) as place:
                 here = set(place.names()).intersection(_WRITTEN)
-                self._before = {name: place.read(name, raised(MOST_JSON)) for name in _WRITTEN if name in here}
+                self._before = {
+                    name: place.read(name, raised(MOST_JSON)) for name in _WRITTEN if name in here
+                }
             with contextlib.suppress(ValueError, AttributeError):  # damaged
-                self._started = json.loads(self._before.get("status.json", b"{}")).get("started", self._started)
+                self._started = json.loads(self._before.get("status.json", b"{}")).get(
+                    "started", self._started
+                )
             self._rows = parse_lines(rows, folder / ROWS)
             for logger in self.loggers:
                 logger.resume(folder, self.config, round)
@@ -121,7 +151,8 @@ class Recorder:
             self._begin(folder, rows, _is_own(folder))
 
     def _begin(self, folder: Path, rows: bytes, own: bool) -> None:
-        """own: sign the settings; not those of a folder that was sent, which stays one when its run goes on."""
+        """own: sign the settings; not those of a folder that was sent, which stays one when its run
+        goes on."""
         self._begun = True
         self._write("config.yaml", yaml_bytes(self.config))
         if own and (signature := signature_of(self.config)) is not None:
@@ -134,7 +165,8 @@ class Recorder:
         for name in _RESULTS:
             (folder / name).unlink(missing_ok=True)
         self._file = RowFile(folder / ROWS, rows)
-        self._write("overrides.yaml", yaml_bytes(self.overrides))  # with this the names of all files are on the disk
+        # With this the names of all files are on the disk
+        self._write("overrides.yaml", yaml_bytes(self.overrides))
         self._write("summary.json", json_bytes({"versions": versions()}))
 
     @contextlib.contextmanager
@@ -144,11 +176,15 @@ class Recorder:
         except OSError as error:
             with contextlib.suppress(OSError, AttributeError):
                 self.discard() if self._begun else self.folder.rmdir()
-            raise ConfigError("folder", str(self.folder), f"a folder that can be made and written ({error.strerror})") from None
+            raise ConfigError(
+                "folder",
+                str(self.folder),
+                f"a folder that can be made and written ({error.strerror})",
+            ) from None
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append the rows of one evaluation (see fedsim.recording.metric_rows) and flush them: a killed run keeps what it had. On a full disk
-        they wait in memory."""
+        """Append the rows of one evaluation (see fedsim.recording.metric_rows) and flush them: a
+        killed run keeps what it had. On a full disk they wait in memory."""
         self._new = True
         clean = [self._rows.append(row) for row in rows]
         if self._file is not None:
@@ -157,10 +193,15 @@ class Recorder:
             try:
                 logger.rows(clean)
             except OSError as error:
-                print(f"fedsim: {type(logger).__name__} could not write its rows ({why(error)}); they are missing there", file=sys.stderr)
+                print(
+                    f"fedsim: {type(logger).__name__} could not write its rows ({why(error)}); they"
+                    " are missing there",
+                    file=sys.stderr,
+                )
 
     def on_disk(self) -> tuple[int, str]:
-        """Bytes of metrics.jsonl, all rows so far, which are on the disk when this returns, and their SHA-256. Raises OSError."""
+        """Bytes of metrics.jsonl, all rows so far, which are on the disk when this returns, and
+        their SHA-256. Raises OSError."""
         if self._file is None:
             raise ValueError("rows are on the disk of a run with a folder alone")
         self._file.sync()
@@ -182,8 +223,9 @@ class Recorder:
         reason: str | None = None,
         draw: Callable[[pd.DataFrame, Path], object] = lambda rows, path: None,
     ) -> None:
-        """Write the outcome. summary: goes to summary.json beside the versions; model_tensors: the final model by tensor name;
-        status, reason: "done", or "diverged" and why; draw: makes a picture of all rows at the path of curves.png."""
+        """Write the outcome. summary: goes to summary.json beside the versions; model_tensors: the
+        final model by tensor name; status, reason: "done", or "diverged" and why; draw: makes a
+        picture of all rows at the path of curves.png."""
         try:
             self._close()
             self._write("metrics.parquet", self._rows.parquet)
@@ -195,7 +237,10 @@ class Recorder:
             self.status(status, reason)
         except OSError as error:
             where = shown(Path(str(self.folder)))
-            lost = f"the results cannot be written ({error.strerror or error}); make space, then go on with: fedsim run resume={where}"
+            lost = (
+                f"the results cannot be written ({error.strerror or error}); make space, then go on"
+                f" with: fedsim run resume={where}"
+            )
             raise ConfigError("folder", str(self.folder), lost) from None
 
     @property
@@ -204,8 +249,8 @@ class Recorder:
         return not self._new
 
     def discard(self) -> None:
-        """Undo what `start` or `resume` wrote, and remove the folder if nothing else is in it: for a run that is refused before its first
-        round."""
+        """Undo what `start` or `resume` wrote, and remove the folder if nothing else is in it: for
+        a run that is refused before its first round."""
         self._close()
         if self.folder is None:
             return
@@ -219,25 +264,42 @@ class Recorder:
             self.folder.rmdir()
 
     def fail(self, error: BaseException) -> None:
-        """Record that the run ended with `error`; its rows so far stay. Never raises for want of disk, so that `error` is what is seen."""
+        """Record that the run ended with `error`; its rows so far stay. Never raises for want of
+        disk, so that `error` is what is seen."""
         with contextlib.suppress(OSError):
             self._close()
         with contextlib.suppress(OSError):
             text = "".join(traceback.format_exception(error))
-            self.status("failed", " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":"), traceback=text)
+            self.status(
+                "failed",
+                " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":"),
+                traceback=text,
+            )
 
     def interrupted(self, reason: str, round: int) -> None:
-        """Record that the run was stopped by a signal. round: of its last checkpoint, 0: none. Never raises for want of disk."""
+        """Record that the run was stopped by a signal. round: of its last checkpoint, 0: none.
+        Never raises for want of disk."""
         with contextlib.suppress(OSError):
             self._close()
         with contextlib.suppress(OSError):
             self.status("interrupted", reason, round=round)
 
     def status(self, name: str, reason: str | None = None, **details: Any) -> None:
-        """Write status.json. name: running, done, diverged, interrupted or failed; reason: one line."""
+        """Write status.json. name: running, done, diverged, interrupted or failed; reason: one
+        line."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        known = {"format": FORMAT, "status": name, "reason": reason, "started": self._started, "updated": now, **details}
-        self._write("status.json", json_bytes({key: part for key, part in known.items() if part is not None}))
+        known = {
+            "format": FORMAT,
+            "status": name,
+            "reason": reason,
+            "started": self._started,
+            "updated": now,
+            **details,
+        }
+        self._write(
+            "status.json",
+            json_bytes({key: part for key, part in known.items() if part is not None}),
+        )
 
     def _write(self, name: str, content: bytes | Callable[[], bytes]) -> None:
         if self.folder is not None:
@@ -268,5 +330,8 @@ def _safetensors(tensors: Mapping[str, torch.Tensor | np.ndarray]) -> bytes:
     from safetensors.torch import save
 
     # Copies: the format refuses tensors that share memory, as views of one flat vector do
-    copies = {name: torch.as_tensor(part).detach().cpu().contiguous().clone() for name, part in tensors.items()}
+    copies = {
+        name: torch.as_tensor(part).detach().cpu().contiguous().clone()
+        for name, part in tensors.items()
+    }
     return save(copies, {"order": json.dumps(list(copies))})

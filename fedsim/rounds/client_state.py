@@ -74,7 +74,8 @@ class ClientState:
         return len(self.rows.owners) * sum(each)
 
     def claim(self, count: int) -> np.ndarray:
-        """Rows that a cohort's next state is written to [count]; zeros where no client keeps any."""
+        """Rows that a cohort's next state is written to [count]; zeros where no client keeps
+        any."""
         if not self.names:
             return np.zeros(count, np.int64)
         before = self.rows.used

@@ -45,8 +45,8 @@ class CohortTraining:
         self.reserved = 0  # rows for messages
 
     def train(self, tick: Tick, rate: float, weighed: Weighed | None) -> Trained:
-        """Train all clients of a tick. weighed: workers sum the messages up, with these weights; None:
-        messages are kept as rows."""
+        """Train all clients of a tick. weighed: workers sum the messages up, with these weights;
+        None: messages are kept as rows."""
         size = len(tick.cohort)
         kept, keep = self.clients.rows.row[tick.keepers], self.clients.claim(size)
         norms = np.zeros(size, np.float32)

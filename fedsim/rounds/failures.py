@@ -1,4 +1,5 @@
-"""Clients that fail, as a simulated condition, and what is done with updates that cannot be used."""
+"""Clients that fail, as a simulated condition, and what is done with updates that cannot be
+used."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ from fedsim.component import Positive, Probability, component
 
 @component
 class Failures:
-    """Which clients of a cohort fail in a round, and what happens to updates that are not finite or too long.
+    """Which clients of a cohort fail in a round, and what happens to updates that are not finite or
+    too long.
 
-    dropout: probability that a client drops out in mid-round: it received the model, and nothing of it arrives or is kept;
-    broken: probability that a client's update arrives as NaN; policy: refuse (the run ends as diverged, with its curve), drop (the client
-    counts as absent in that round; how many is in the metrics) or keep (averaged as it is); max_norm: longest Euclidean norm of an update
-    that is used (null: any).
+    dropout: probability that a client drops out in mid-round: it received the model, and nothing of
+    it arrives or is kept; broken: probability that a client's update arrives as NaN; policy: refuse
+    (the run ends as diverged, with its curve), drop (the client counts as absent in that round; how
+    many is in the metrics) or keep (averaged as it is); max_norm: longest Euclidean norm of an
+    update that is used (null: any).
     """
 
     dropout: Probability = 0.0
@@ -38,7 +41,9 @@ class Failures:
         return ~np.isfinite(norms) | (norms > (np.inf if self.max_norm is None else self.max_norm))
 
     @staticmethod
-    def _struck(probability: float, seed: int, purpose: str, round: int, cohort: np.ndarray) -> np.ndarray:
+    def _struck(
+        probability: float, seed: int, purpose: str, round: int, cohort: np.ndarray
+    ) -> np.ndarray:
         if not probability:
             return np.zeros(len(cohort), bool)
         return rng.uniform(seed, purpose, round, cohort) < probability

@@ -1,4 +1,5 @@
-"""How the nodes of a graph, or the tokens of a walk, mix what they heard, and step: by rows, on workers."""
+"""How the nodes of a graph, or the tokens of a walk, mix what they heard, and step: by rows, on
+workers."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ Jobs = list[MixJob] | list[AverageJob]
 
 
 class GraphMixing:
-    """N receivers. `mix` cuts the work into jobs, each of which mixes and steps a block of receivers
-    or of columns; `step` runs them, and takes over what they wrote."""
+    """N receivers. `mix` cuts the work into jobs, each of which mixes and steps a block of
+    receivers or of columns; `step` runs them, and takes over what they wrote."""
 
     def __init__(self, task: Task, session: Session, receivers: Receivers) -> None:
         self.task, self.session, self.receivers = task, session, receivers
@@ -31,7 +32,10 @@ class GraphMixing:
         """The jobs of a round; none where no receiver steps."""
         if not len(weighed.tick.receivers):
             return []
-        weights = {channel: matrix.astype(np.float32).tocsr() for channel, matrix in weighed.matrices.items()}
+        weights = {
+            channel: matrix.astype(np.float32).tocsr()
+            for channel, matrix in weighed.matrices.items()
+        }
         if self.task.averages:
             return self._averages(weighed, weights["update"])
         return self._blocks(weighed, weights)
@@ -44,8 +48,8 @@ class GraphMixing:
         self.receivers.settle(weighed.tick.receivers)
 
     def _averages(self, weighed: Weighed, merge: csr_array) -> list[AverageJob]:
-        """base @ models + merge @ updates, where an update is a trained model without that it started
-        from: by columns, of all receivers."""
+        """base @ models + merge @ updates, where an update is a trained model without that it
+        started from: by columns, of all receivers."""
         tick, base = weighed.tick, weighed.tick.base.tocsr()
         start = csr_array((merge.data, tick.anchors[merge.indices], merge.indptr), shape=base.shape)
         rest = base - start

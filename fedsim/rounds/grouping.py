@@ -11,8 +11,8 @@ from fedsim.training.batches import local_steps
 
 
 class Grouping:
-    """Cuts cohorts by a fixed rule of cohort, shards and model, so that the sums of groups, and with
-    them the bits of a run, do not depend on how many workers there are.
+    """Cuts cohorts by a fixed rule of cohort, shards and model, so that the sums of groups, and
+    with them the bits of a run, do not depend on how many workers there are.
 
     chunk: clients trained in one call.
     """
@@ -27,11 +27,11 @@ class Grouping:
         return local_steps(sizes, self.task.local) * np.minimum(sizes, self.task.local.batch_size)
 
     def groups(self, cohort: np.ndarray) -> list[np.ndarray]:
-        """Positions in a cohort [S] by group: in order where all clients take as many steps, else so
-        that clients of a chunk take about as many, and no group has more than twice its share to do,
-        which one worker would still be at when the others are done. There are more groups the more
-        there is to do, and 2, 4, 8 or 16 if they can and clients are alike, of which so many workers
-        have equal shares."""
+        """Positions in a cohort [S] by group: in order where all clients take as many steps, else
+        so that clients of a chunk take about as many, and no group has more than twice its share to
+        do, which one worker would still be at when the others are done. There are more groups the
+        more there is to do, and 2, 4, 8 or 16 if they can and clients are alike, of which so many
+        workers have equal shares."""
         size, steps = len(cohort), local_steps(self.sizes[cohort], self.task.local)
         if not size:
             return []

@@ -11,8 +11,8 @@ from fedsim.rounds.receivers import Receivers
 
 
 class Judge:
-    """Called with updates [m, P] of a server's model: mean losses [m] and accuracies [m] of the model
-    plus each of them."""
+    """Called with updates [m, P] of a server's model: mean losses [m] and accuracies [m] of the
+    model plus each of them."""
 
     def __init__(self, task: Task, session: Session, receivers: Receivers) -> None:
         self.task, self.session, self.receivers = task, session, receivers

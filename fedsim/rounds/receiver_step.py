@@ -1,5 +1,5 @@
-"""The receiver's half of a round, the same for a server, every node of a graph and every token of a walk: from mixed messages to the next
-model."""
+"""The receiver's half of a round, the same for a server, every node of a graph and every token of a
+walk: from mixed messages to the next model."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def advance(
     heard: Tensor,
     info: RoundInfo,
 ) -> bool:
-    """Write the next models of some receivers with their shared and aggregator vectors; whether the models are finite. Where they are not,
-    nothing is written.
+    """Write the next models of some receivers with their shared and aggregator vectors; whether the
+    models are finite. Where they are not, nothing is written.
 
-    sides: that the vectors are read from, and written to; base: mixed models [r, P]; mixed: averages per channel [r, length];
-    own: their own statistics before mixing [r, Q], for a correction only; heard: bool [r, 1], whether they heard anybody else.
+    sides: that the vectors are read from, and written to; base: mixed models [r, P]; mixed:
+    averages per channel [r, length]; own: their own statistics before mixing [r, Q], for a
+    correction only; heard: bool [r, 1], whether they heard anybody else.
     """
 
     def corrected(model: Tensor) -> Tensor:
@@ -41,7 +42,10 @@ def advance(
         base = corrected(base)
     read, write = sides
     shared, state = (
-        {name: torch.from_numpy(array[info.receivers]) for name, array in arena.named(f"{kind}/{read}/").items()}
+        {
+            name: torch.from_numpy(array[info.receivers])
+            for name, array in arena.named(f"{kind}/{read}/").items()
+        }
         for kind in ("shared", "receiver")
     )
     shared, addition = task.rule.absorb(shared, mixed, info)
@@ -59,9 +63,22 @@ def advance(
     return True
 
 
-def merged_rows(aggregator: Aggregator, updates: Tensor, weights: np.ndarray, info: RoundInfo, row: int, senders: np.ndarray) -> Tensor:
-    """What an aggregator that sees single updates [H, P] of senders [H] makes of them for one receiver, number `row` of the round's."""
+def merged_rows(
+    aggregator: Aggregator,
+    updates: Tensor,
+    weights: np.ndarray,
+    info: RoundInfo,
+    row: int,
+    senders: np.ndarray,
+) -> Tensor:
+    """What an aggregator that sees single updates [H, P] of senders [H] makes of them for one
+    receiver, number `row` of the round's."""
     if not len(updates):
         return torch.zeros(updates.shape[-1])
-    one = replace(info, receivers=info.receivers[row : row + 1], heard=info.heard[row : row + 1], senders=senders)
+    one = replace(
+        info,
+        receivers=info.receivers[row : row + 1],
+        heard=info.heard[row : row + 1],
+        senders=senders,
+    )
     return aggregator.merge(updates, torch.from_numpy(np.asarray(weights, np.float32)), one)

@@ -1,4 +1,5 @@
-"""One tick, in the order in which it happens: train -> screen -> weigh -> mix -> step -> account."""
+"""One tick, in the order in which it happens: train -> screen -> weigh -> mix -> step ->
+account."""
 
 from __future__ import annotations
 
@@ -25,9 +26,9 @@ from fedsim.rounds.weighing import Weighing
 
 @dataclass(frozen=True)
 class RoundReport:
-    """cohort: clients that trained and were heard [S]; update_norms: Euclidean norms of their updates
-    [S]; sent, received: bytes by clients in this round; dropouts: clients that dropped out in
-    mid-round; discarded: clients whose updates could not be used."""
+    """cohort: clients that trained and were heard [S]; update_norms: Euclidean norms of their
+    updates [S]; sent, received: bytes by clients in this round; dropouts: clients that dropped out
+    in mid-round; discarded: clients whose updates could not be used."""
 
     cohort: np.ndarray
     update_norms: np.ndarray
@@ -38,8 +39,8 @@ class RoundReport:
 
 
 class Rounds:
-    """Runs ticks. receivers: their models and vectors; clients: the state that clients keep; weighing:
-    with the aggregator's state per link."""
+    """Runs ticks. receivers: their models and vectors; clients: the state that clients keep;
+    weighing: with the aggregator's state per link."""
 
     def __init__(
         self,
@@ -60,7 +61,11 @@ class Rounds:
         judge = Judge(task, session, self.receivers)
         self.weighing = Weighing(task, plan, probability, judge)
         at_server = task.place == "server"
-        self.mixing = ServerMixing(task, session, self.receivers, grouping) if at_server else GraphMixing(task, session, self.receivers)
+        self.mixing = (
+            ServerMixing(task, session, self.receivers, grouping)
+            if at_server
+            else GraphMixing(task, session, self.receivers)
+        )
         self.traffic = Traffic(task, plan, self.clients.length)
 
     def run(self, asked: Tick, rate: float) -> RoundReport:

@@ -1,4 +1,5 @@
-"""Between training and merging: clients that drop out, attackers, and updates that cannot be used."""
+"""Between training and merging: clients that drop out, attackers, and updates that cannot be
+used."""
 
 from __future__ import annotations
 
@@ -15,24 +16,31 @@ from fedsim.rounds.receivers import Receivers
 
 
 class Diverged(Exception):
-    """A client's update, or the model made of them, cannot be used; the models are those of the round before."""
+    """A client's update, or the model made of them, cannot be used; the models are those of the
+    round before."""
 
 
 class Screening:
     """Applies the simulated failures and attacks, and the policy for what cannot be used."""
 
-    def __init__(self, task: Task, receivers: Receivers, plan: Plan, failures: Failures, attack: Attack) -> None:
+    def __init__(
+        self, task: Task, receivers: Receivers, plan: Plan, failures: Failures, attack: Attack
+    ) -> None:
         self.task, self.receivers, self.arena, self.plan = task, receivers, receivers.arena, plan
         self.failures, self.attack = failures, attack
 
     def present(self, tick: Tick) -> tuple[Tick, int]:
         """The tick of those who do not drop out, and how many do."""
         lost = self.failures.dropouts(self.task.seed, tick.round, tick.cohort)
-        return (self.plan.tick(tick.round, tick.cohort[~lost]), int(lost.sum())) if lost.any() else (tick, 0)
+        return (
+            (self.plan.tick(tick.round, tick.cohort[~lost]), int(lost.sum()))
+            if lost.any()
+            else (tick, 0)
+        )
 
     def screen(self, tick: Tick, trained: Trained, clients: ClientState) -> tuple[Tick, Trained]:
-        """The tick, and what training left, of those whose updates are used; the others keep the state
-        that they had. Raises Diverged."""
+        """The tick, and what training left, of those whose updates are used; the others keep the
+        state that they had. Raises Diverged."""
         usable = self.usable(tick, trained.norms)
         if usable.all():
             return tick, trained
@@ -40,11 +48,16 @@ class Screening:
         return self.without(tick, usable), trained.only(usable)
 
     def usable(self, tick: Tick, norms: np.ndarray) -> np.ndarray:
-        """Which updates are used, bool [S], after attackers have had their way; norms [S] are those of what arrives then. Raises Diverged
-        where one cannot be used, unless the policy is to go on."""
+        """Which updates are used, bool [S], after attackers have had their way; norms [S] are those
+        of what arrives then. Raises Diverged where one cannot be used, unless the policy is to go
+        on."""
         seed, size = self.task.seed, len(tick.cohort)
         broken = self.failures.breaks(seed, tick.round, tick.cohort)
-        hostile = self.task.attackers[tick.cohort] if self.attack.forges and self.task.attackers is not None else np.zeros(size, bool)
+        hostile = (
+            self.task.attackers[tick.cohort]
+            if self.attack.forges and self.task.attackers is not None
+            else np.zeros(size, bool)
+        )
         if hostile.any():
             norms[hostile] = self._forge(tick, hostile)
         norms[broken] = np.nan
@@ -55,9 +68,18 @@ class Screening:
             return np.ones(size, bool)
         bad = self.failures.unusable(norms)
         if bad.any() and self.failures.policy == "refuse":
-            what = "not finite" if not np.isfinite(norms[bad]).all() else f"longer than failures.max_norm={self.failures.max_norm}"
-            which = f"round {tick.round}: the update of {bad.sum()} of {size} clients is {what} (client {tick.cohort[bad][0]})"
-            raise Diverged(f"{which}; lower local.rate, set local.clip_norm, or choose failures.policy=drop")
+            what = (
+                "not finite"
+                if not np.isfinite(norms[bad]).all()
+                else f"longer than failures.max_norm={self.failures.max_norm}"
+            )
+            which = (
+                f"round {tick.round}: the update of {bad.sum()} of {size} clients is {what} (client"
+                f" {tick.cohort[bad][0]})"
+            )
+            raise Diverged(
+                f"{which}; lower local.rate, set local.clip_norm, or choose failures.policy=drop"
+            )
         return ~bad
 
     def _forge(self, tick: Tick, hostile: np.ndarray) -> np.ndarray:
@@ -68,8 +90,12 @@ class Screening:
         start = self.arena.rows(self.receivers.models, tick.anchors) if self.task.averages else None
         if start is not None:
             updates -= start
-        forged = self.attack.forge(torch.from_numpy(updates), hostile, self.task.seed, tick.round).numpy()
-        self.arena.write(name, cohort[hostile], forged if start is None else start[hostile] + forged)
+        forged = self.attack.forge(
+            torch.from_numpy(updates), hostile, self.task.seed, tick.round
+        ).numpy()
+        self.arena.write(
+            name, cohort[hostile], forged if start is None else start[hostile] + forged
+        )
         return np.linalg.norm(forged, axis=1)
 
     def without(self, tick: Tick, usable: np.ndarray) -> Tick:

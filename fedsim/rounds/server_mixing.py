@@ -19,13 +19,15 @@ class ServerMixing:
     """One receiver. Sums and rows give the same bits: in both each group gives one float64 sum per
     channel, and these are added in order."""
 
-    def __init__(self, task: Task, session: Session, receivers: Receivers, grouping: Grouping) -> None:
+    def __init__(
+        self, task: Task, session: Session, receivers: Receivers, grouping: Grouping
+    ) -> None:
         self.task, self.session, self.receivers = task, session, receivers
         self.grouping = grouping
 
     def mix(self, weighed: Weighed, groups: int) -> dict[str, Tensor]:
-        """The weighted means per channel, float32 [1, length]. groups: so many sums were formed while
-        they trained, which counts only where messages were not kept as rows."""
+        """The weighted means per channel, float32 [1, length]. groups: so many sums were formed
+        while they trained, which counts only where messages were not kept as rows."""
         if not self.task.rows:
             return self._total(groups)
         merges = self.task.aggregator.rows  # it sees single updates
@@ -53,7 +55,10 @@ class ServerMixing:
         """Form the groups' sums of rows; how many groups there are."""
         weights = weighed.at_server()
         groups = self.grouping.groups(weighed.tick.cohort) if names else []
-        jobs = [SumJob(at, {name: weights[name][at] for name in names}, group) for group, at in enumerate(groups)]
+        jobs = [
+            SumJob(at, {name: weights[name][at] for name in names}, group)
+            for group, at in enumerate(groups)
+        ]
         self.session.run(jobs)
         return len(groups)
 

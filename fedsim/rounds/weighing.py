@@ -54,7 +54,10 @@ class Weighing:
         # Links drawn afresh remember nothing: what lasts there is state per receiver
         state = self.links or aggregator.init_links(tick.links)
         values, self.links = aggregator.coefficients(tick.links, tick.heard, reports, state)
-        matrices = {channel: self._matrix(tick, values, averaging) for channel, averaging in self.averaging.items()}
+        matrices = {
+            channel: self._matrix(tick, values, averaging)
+            for channel, averaging in self.averaging.items()
+        }
         return Weighed(tick, reports, values, matrices, self._info(tick, reports))
 
     def _reports(self, tick: Tick, rate: float, norms: np.ndarray | None) -> Reports:

@@ -1,7 +1,8 @@
 """Schedules with a closed form.
 
-With z = round / rounds, round = 0..rounds-1, those that fall to a floor are 1 in the first round and reach it just after the last one,
-so that no round is idle. All run over rounds: the local steps of a round share one rate.
+With z = round / rounds, round = 0..rounds-1, those that fall to a floor are 1 in the first round
+and reach it just after the last one, so that no round is idle. All run over rounds: the local steps
+of a round share one rate.
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ import math
 from dataclasses import KW_ONLY
 from typing import Any
 
-from fedsim.component import NonNegative, NonNegativeInt, OpenProbability, PositiveInt, Probability, component
+from fedsim.component import (
+    NonNegative,
+    NonNegativeInt,
+    OpenProbability,
+    PositiveInt,
+    Probability,
+    component,
+)
 from fedsim.errors import require
 
 
@@ -18,15 +26,16 @@ from fedsim.errors import require
 class Schedule:
     """Base of the schedules.
 
-    warmup: rounds in which the factor rises linearly, 1/(warmup+1), 2/(warmup+1), ...; the schedule proper begins after them and has the
-    remaining rounds.
+    warmup: rounds in which the factor rises linearly, 1/(warmup+1), 2/(warmup+1), ...; the schedule
+    proper begins after them and has the remaining rounds.
     """
 
     _: KW_ONLY
     warmup: NonNegativeInt = 0
 
     def factor(self, round: int, rounds: int) -> float:
-        """Factor in [0, 1] of the learning rate in round `round` = 0..rounds-1 of a run of `rounds`."""
+        """Factor in [0, 1] of the learning rate in round `round` = 0..rounds-1 of a run of
+        `rounds`."""
         if round < self.warmup:
             return (round + 1) / (self.warmup + 1)
         return self.shape(round - self.warmup, rounds - self.warmup)
@@ -36,8 +45,9 @@ class Schedule:
         raise NotImplementedError("a schedule defines its shape")
 
     def ready(self, simulation: Any, resume: bool = False) -> Schedule:
-        """The schedule that `simulation` (a fedsim.Simulation) is to use, asked for once, before its first round: `self`, unless it is computed from another run
-        of the simulation. resume: go on with that run, as with the simulation's own."""
+        """The schedule that `simulation` (a fedsim.Simulation) is to use, asked for once, before
+        its first round: `self`, unless it is computed from another run of the simulation. resume:
+        go on with that run, as with the simulation's own."""
         return self
 
 
@@ -66,7 +76,8 @@ class Exponential(Schedule):
 class Step(Schedule):
     """The rate falls by a factor at certain rounds and is constant between them.
 
-    every: at every that many rounds after the warm-up; milestones: or at these rounds (give one of the two); decay: the factor, in (0, 1].
+    every: at every that many rounds after the warm-up; milestones: or at these rounds (give one of
+    the two); decay: the factor, in (0, 1].
     """
 
     every: PositiveInt | None = 30
@@ -76,13 +87,27 @@ class Step(Schedule):
     def __post_init__(self) -> None:
         alone = (self.every is None) != (self.milestones is None)
         require(
-            alone, "Step.milestones", self.milestones, f"give either every or milestones, the other as null (schedule.every={self.every})"
+            alone,
+            "Step.milestones",
+            self.milestones,
+            f"give either every or milestones, the other as null (schedule.every={self.every})",
         )
-        rising = self.milestones is None or all(a < b for a, b in zip([self.warmup, *self.milestones], self.milestones, strict=False))
-        require(rising, "Step.milestones", self.milestones, f"accepted are rising numbers of rounds above the warm-up ({self.warmup})")
+        rising = self.milestones is None or all(
+            a < b for a, b in zip([self.warmup, *self.milestones], self.milestones, strict=False)
+        )
+        require(
+            rising,
+            "Step.milestones",
+            self.milestones,
+            f"accepted are rising numbers of rounds above the warm-up ({self.warmup})",
+        )
 
     def shape(self, round: int, rounds: int) -> float:
-        passed = round // self.every if self.milestones is None else sum(at <= round + self.warmup for at in self.milestones)
+        passed = (
+            round // self.every
+            if self.milestones is None
+            else sum(at <= round + self.warmup for at in self.milestones)
+        )
         return self.decay**passed
 
 
@@ -123,7 +148,8 @@ class Cosine(ToFloor):
 class REX(ToFloor):
     """(1 - z) / (1/2 + (1 - z)/2): above linear decay all along, and steep at the end.
 
-    Source: REX (Chen et al. 2021) in the form of the package pytorch_optimizer; other implementations have constants of their own.
+    Source: REX (Chen et al. 2021) in the form of the package pytorch_optimizer; other
+    implementations have constants of their own.
     """
 
     def fall(self, z: float) -> float:
@@ -132,8 +158,8 @@ class REX(ToFloor):
 
 @component
 class UBA(ToFloor):
-    """2u / (2 phi + (2 - phi) u) with u = 1 + cos(pi z) (arXiv 2505.24452): from constant (phi -> 0) over cosine (phi = 2) to a rate that
-    falls early (larger phi).
+    """2u / (2 phi + (2 - phi) u) with u = 1 + cos(pi z) (arXiv 2505.24452): from constant (phi ->
+    0) over cosine (phi = 2) to a rate that falls early (larger phi).
 
     phi: at least 0. The default is ours.
     """

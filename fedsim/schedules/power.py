@@ -8,9 +8,9 @@ from fedsim.schedules.decays import Schedule
 
 @component
 class Power(Schedule):
-    """(n + 1)^-exponent in round n = 0, 1, ..., whatever the length of the run: summable squares above 1/2, as Robbins and Monro (1951)
-    ask,
-    and the model's step size in SA-SRRW (Hu, Doshi, Eun 2024, there beta_n).
+    """(n + 1)^-exponent in round n = 0, 1, ..., whatever the length of the run: summable squares
+    above 1/2, as Robbins and Monro (1951) ask, and the model's step size in SA-SRRW (Hu, Doshi, Eun
+    2024, there beta_n).
 
     exponent: b in (0, 1].
     """

@@ -1,9 +1,11 @@
-"""An engine for several runs of this process, each in a thread of its own, whose clients are trained in common calls.
+"""An engine for several runs of this process, each in a thread of its own, whose clients are
+trained in common calls.
 
-Runs go on until each has handed in jobs; the last to do so does the work of all. Everything but training is done run by run with the
-same code as in process. Clients are trained in one call only where their gradients are written out (`fedsim.kernels.closed_form`), and in
-batches with which the bytes of a client's model do not depend on who is trained beside it. So every run gives what it gives alone; on
-a GPU, whose products may depend on how many of them there are, within rounding.
+Runs go on until each has handed in jobs; the last to do so does the work of all. Everything but
+training is done run by run with the same code as in process. Clients are trained in one call only
+where their gradients are written out (`fedsim.kernels.closed_form`), and in batches with which the
+bytes of a client's model do not depend on who is trained beside it. So every run gives what it
+gives alone; on a GPU, whose products may depend on how many of them there are, within rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from fedsim.training.loop import Chunk, Kernel, Trained, train
 
 @dataclass(frozen=True)
 class Together(Engine):
-    """The engine of one of several runs. meeting: where they meet; kind: the same number for runs with the same model."""
+    """The engine of one of several runs. meeting: where they meet; kind: the same number for runs
+    with the same model."""
 
     meeting: Meeting
     kind: int = 0
@@ -49,8 +52,14 @@ class TogetherSession(Session):
         """Whether both have the same model on the same device, and examples of one kind."""
         mine, theirs = (dict(session.worker.module.named_buffers()) for session in (self, other))
         model = self.kind == other.kind and self.worker.task.layout == other.worker.task.layout
-        same = model and self.worker.device == other.worker.device and str(self.worker.module) == str(other.worker.module)
-        buffers = mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+        same = (
+            model
+            and self.worker.device == other.worker.device
+            and str(self.worker.module) == str(other.worker.module)
+        )
+        buffers = mine.keys() == theirs.keys() and all(
+            torch.equal(mine[name], theirs[name]) for name in mine
+        )
         return (
             same
             and buffers
@@ -92,12 +101,22 @@ class _Turn:
         return self.session.meeting.tables[self.session]
 
     def beside(self, other: _Turn) -> bool:
-        """Whether the chunks of both can be trained in one call: with the same model and rule at the same rate, in batches of the same
-        width, and without draws in the middle of training, which are keyed by one seed."""
+        """Whether the chunks of both can be trained in one call: with the same model and rule at
+        the same rate, in batches of the same width, and without draws in the middle of training,
+        which are keyed by one seed."""
         first, second = self.worker.task, other.worker.task
-        same = self.table.number == other.table.number and self.rate == other.rate and first.local == second.local
+        same = (
+            self.table.number == other.table.number
+            and self.rate == other.rate
+            and first.local == second.local
+        )
         widths = {turn.chunk.batches.index.shape[2] for turn in (self, other)}
-        alike = same and equal(first.rule, second.rule) and len(widths) == 1 and not first.local.make_optimizer().curvature
+        alike = (
+            same
+            and equal(first.rule, second.rule)
+            and len(widths) == 1
+            and not first.local.make_optimizer().curvature
+        )
         return alike and self.worker.kernel.gradient.independent_of_place(widths.pop())
 
     @property
@@ -127,7 +146,8 @@ class _Turn:
 
 
 class Meeting:
-    """Where runs meet. One thread goes on at a time, the others wait for their turn: they would only be in each other's way."""
+    """Where runs meet. One thread goes on at a time, the others wait for their turn: they would
+    only be in each other's way."""
 
     def __init__(self, runs: int) -> None:
         self.beginnings = [threading.Event() for _ in range(runs)]
@@ -143,8 +163,8 @@ class Meeting:
         self.beginnings[run].wait()
 
     def run(self, session: TogetherSession, jobs: Sequence[Job]) -> list:
-        """The results of a run's jobs, once all runs have handed in theirs. Raises what a job of this run raised, and
-        Interrupted."""
+        """The results of a run's jobs, once all runs have handed in theirs. Raises what a job of
+        this run raised, and Interrupted."""
         turn = _Turn(session, jobs)
         self.waiting.append(turn)
         self.pass_on()
@@ -156,7 +176,8 @@ class Meeting:
         return turn.results
 
     def pass_on(self) -> None:
-        """Let the next thread go on, after the work of all if all have handed in theirs. Called to begin with, and when a run has ended."""
+        """Let the next thread go on, after the work of all if all have handed in theirs. Called to
+        begin with, and when a run has ended."""
         if not self.next and self.waiting:
             turns, self.waiting = self.waiting, []
             self.next.extend(turn.over for turn in turns)
@@ -172,13 +193,17 @@ class Meeting:
             self.next.popleft().set()
 
     def _seat(self, sessions: Sequence[TogetherSession]) -> None:
-        """At first, put together the examples of runs with the same model that have some of a kind."""
+        """At first, put together the examples of runs with the same model that have some of a
+        kind."""
         left = [session for session in sessions if session not in self.tables]
         while left:
             same = [session for session in left if session.like(left[0])]
             whole, places = joined([session.worker.shards for session in same])
             self.seated += 1
-            self.tables |= {each: Table(self.seated, whole, place) for each, place in zip(same, places, strict=True)}
+            self.tables |= {
+                each: Table(self.seated, whole, place)
+                for each, place in zip(same, places, strict=True)
+            }
             left = [session for session in left if session not in self.tables]
 
 
@@ -194,7 +219,8 @@ def _work(turns: Sequence[_Turn]) -> None:
 
 
 def _calls(turns: Sequence[_Turn]) -> list[list[_Turn]]:
-    """Whose chunks are trained in one call: of the same kind, and not more clients than one call takes."""
+    """Whose chunks are trained in one call: of the same kind, and not more clients than one call
+    takes."""
     calls: list[list[_Turn]] = []
     for turn in turns:
         for call in calls:
@@ -215,8 +241,19 @@ def _train(turns: Sequence[_Turn]) -> None:
             found = [train(first.chunk, task.rule, task.local, first.worker.kernel, rate)]
         else:
             chunks = [moved(turn.chunk, turn.table.begin) for turn in turns]
-            kernel = Kernel(first.worker.kernel.gradient, first.table.examples.staged, first.worker.kernel.fisher)
-            found = train_together(chunks, task.rule, task.local, kernel, [turn.worker.kernel.fisher for turn in turns], rate)
+            kernel = Kernel(
+                first.worker.kernel.gradient,
+                first.table.examples.staged,
+                first.worker.kernel.fisher,
+            )
+            found = train_together(
+                chunks,
+                task.rule,
+                task.local,
+                kernel,
+                [turn.worker.kernel.fisher for turn in turns],
+                rate,
+            )
     except Exception as error:
         if len(turns) == 1:
             first.error = error

@@ -24,14 +24,21 @@ def moved(chunk: Chunk, by: int) -> Chunk:
 
 
 def train_together(
-    chunks: Sequence[Chunk], rule: ClientRule, settings: LocalTraining, kernel: Kernel, fishers: Sequence[Fisher], rate: float
+    chunks: Sequence[Chunk],
+    rule: ClientRule,
+    settings: LocalTraining,
+    kernel: Kernel,
+    fishers: Sequence[Fisher],
+    rate: float,
 ) -> list[Trained]:
-    """What `train` gives of each chunk. The chunks are of runs with the same rule, settings and model, and their batches equally wide.
+    """What `train` gives of each chunk. The chunks are of runs with the same rule, settings and
+    model, and their batches equally wide.
 
     kernel: whose examples are those of all runs; fishers: `Kernel.fisher` of each run.
     """
     sizes = [len(chunk.clients) for chunk in chunks]
-    apart = max(int(chunk.clients.max()) for chunk in chunks) + 1  # a client of the second run is known as `apart` + its number, ...
+    # A client of the second run is known as `apart` + its number, ...
+    apart = max(int(chunk.clients.max()) for chunk in chunks) + 1
 
     def fisher(x: Tensor, clients: np.ndarray) -> Tensor:
         found = torch.empty_like(x)
@@ -52,13 +59,18 @@ def train_together(
         local_state=_named([chunk.local_state for chunk in chunks], sizes),
         shared=_named([chunk.shared for chunk in chunks], sizes),
     )
-    messages, state, local_state, x = train(whole, rule, settings, Kernel(kernel.gradient, kernel.examples_of, fisher), rate)
+    messages, state, local_state, x = train(
+        whole, rule, settings, Kernel(kernel.gradient, kernel.examples_of, fisher), rate
+    )
     found, stop = [], 0
     for size in sizes:
         part = slice(stop, stop := stop + size)
-        # Messages are summed by products, which may depend on where in memory they begin: as alone, with memory of their own
+        # Messages are summed by products, which may depend on where in memory they begin: as alone,
+        # with memory of their own
         own = {name: value[part].clone() for name, value in messages.items()}
-        kept = ({name: value[part] for name, value in named.items()} for named in (state, local_state))
+        kept = (
+            {name: value[part] for name, value in named.items()} for named in (state, local_state)
+        )
         found.append((own, *kept, x[part]))
     return found
 
@@ -67,15 +79,26 @@ def _batches(parts: Sequence[Batches]) -> Batches:
     length = max(part.index.shape[1] for part in parts)
 
     def longer(values: np.ndarray, mode: str) -> np.ndarray:
-        return np.pad(values, [(0, 0), (0, length - values.shape[1]), *[(0, 0)] * (values.ndim - 2)], mode)
+        return np.pad(
+            values, [(0, 0), (0, length - values.shape[1]), *[(0, 0)] * (values.ndim - 2)], mode
+        )
 
     index, count = (
         np.concatenate([longer(values, mode) for values in arrays])
-        for arrays, mode in (([part.index for part in parts], "edge"), ([part.count for part in parts], "constant"))
+        for arrays, mode in (
+            ([part.index for part in parts], "edge"),
+            ([part.count for part in parts], "constant"),
+        )
     )
     return Batches(index, count, np.concatenate([part.steps for part in parts]))
 
 
 def _named(parts: Sequence[State], sizes: Sequence[int]) -> State:
-    """Vectors by name [C, length] of all; one vector for a whole chunk becomes one for each client."""
-    return {name: torch.cat([part[name].expand(size, -1) for part, size in zip(parts, sizes, strict=True)]) for name in parts[0]}
+    """Vectors by name [C, length] of all; one vector for a whole chunk becomes one for each
+    client."""
+    return {
+        name: torch.cat(
+            [part[name].expand(size, -1) for part, size in zip(parts, sizes, strict=True)]
+        )
+        for name in parts[0]
+    }

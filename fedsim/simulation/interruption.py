@@ -1,4 +1,5 @@
-"""SIGINT (Ctrl-C) and SIGTERM: a run ends after the round in progress, with a checkpoint; a second signal ends it at once."""
+"""SIGINT (Ctrl-C) and SIGTERM: a run ends after the round in progress, with a checkpoint; a second
+signal ends it at once."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the run. str(): one line for the user; signal: its number; code: exit code of the process, 130 or 143;
-    round: rounds done, None where it came in the middle of one."""
+    """A signal ended the run. str(): one line for the user; signal: its number; code: exit code of
+    the process, 130 or 143; round: rounds done, None where it came in the middle of one."""
 
     def __init__(self, signal: int, round: int | None = None, line: str = "interrupted") -> None:
         super().__init__(line)
@@ -38,10 +39,11 @@ def led_by(leader: Interruption) -> Iterator[None]:
 
 
 class Interruption:
-    """Listens to signals in the main thread; elsewhere, and to signals that this process ignores, not at all. A context manager.
+    """Listens to signals in the main thread; elsewhere, and to signals that this process ignores,
+    not at all. A context manager.
 
-    patient: whether a signal waits for the end of the round; without that it raises Interrupted at once. received: the signal that waits,
-    here or at the leader (see `led_by`).
+    patient: whether a signal waits for the end of the round; without that it raises Interrupted at
+    once. received: the signal that waits, here or at the leader (see `led_by`).
     """
 
     def __init__(self) -> None:
@@ -82,7 +84,11 @@ class Interruption:
 
     def _tell(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            print("fedsim: stopping after this round; the same signal again stops at once", file=sys.stderr, flush=True)
+            print(
+                "fedsim: stopping after this round; the same signal again stops at once",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _release(self) -> None:
         if self._notice is not None:

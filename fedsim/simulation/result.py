@@ -25,9 +25,11 @@ FINISHED = ("done", "diverged")
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives. metrics: tidy table (round, clock, scope, node, metric, value); summary: final values, see README; model: the
-    server's model or the mean of the nodes' by parameter name; models: all receivers' models, float32 [R, P] (None where a finished run
-    over a graph was read back: its folder has the mean alone); status: done or diverged; folder: the run folder, if any."""
+    """What a run gives. metrics: tidy table (round, clock, scope, node, metric, value); summary:
+    final values, see README; model: the server's model or the mean of the nodes' by parameter name;
+    models: all receivers' models, float32 [R, P] (None where a finished run over a graph was read
+    back: its folder has the mean alone); status: done or diverged; folder: the run folder, if any.
+    """
 
     metrics: pd.DataFrame
     summary: dict[str, Any]
@@ -43,16 +45,28 @@ class Result:
 
 
 def stored_result(folder: Path) -> Result | None:
-    """The result of the finished run in a folder; None if there is none, or a part of it is missing."""
+    """The result of the finished run in a folder; None if there is none, or a part of it is
+    missing."""
     try:
-        if not (folder / "status.json").is_file() or (status := read_json(folder / "status.json").get("status")) not in FINISHED:
+        if (
+            not (folder / "status.json").is_file()
+            or (status := read_json(folder / "status.json").get("status")) not in FINISHED
+        ):
             return None
-        summary = {key: value for key, value in read_json(folder / "summary.json").items() if key != "versions"}
+        summary = {
+            key: value
+            for key, value in read_json(folder / "summary.json").items()
+            if key != "versions"
+        }
         model = _read_model(folder / "model.safetensors")
         table = read_table(folder)
         only = np.concatenate([tensor.numpy().ravel() for tensor in model.values()])[None]
     except (ConfigError, AttributeError, ValueError, TypeError) as error:
-        print(f"fedsim: {shown(folder)} cannot be read as a finished run, and goes on: {error}", file=sys.stderr, flush=True)
+        print(
+            f"fedsim: {shown(folder)} cannot be read as a finished run, and goes on: {error}",
+            file=sys.stderr,
+            flush=True,
+        )
         return None
     same = hashlib.sha256(only.tobytes()).hexdigest() == summary.get("model_sha256")
     return Result(table, summary, model, only if same else None, status, folder)
@@ -63,7 +77,11 @@ def _read_model(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with Folder(path.parent) as folder, folder.mapped(path.name) as place, safe_open(place, framework="pt") as file:
+        with (
+            Folder(path.parent) as folder,
+            folder.mapped(path.name) as place,
+            safe_open(place, framework="pt") as file,
+        ):
             order = json.loads((file.metadata() or {}).get("order", "[]"))
             return {name: file.get_tensor(name) for name in order or file.keys()}
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:

@@ -1,4 +1,5 @@
-"""Which examples a client uses in which local step: keyed by (seed, round, client), so the same for every algorithm, engine and worker."""
+"""Which examples a client uses in which local step: keyed by (seed, round, client), so the same for
+every algorithm, engine and worker."""
 
 from __future__ import annotations
 
@@ -12,10 +13,13 @@ from fedsim.training.settings import LocalTraining
 
 
 def local_steps(sizes: np.ndarray, settings: LocalTraining) -> np.ndarray:
-    """Local steps of clients with shards of these sizes: int64, same shape. An epoch is as many steps as the shard has batches."""
+    """Local steps of clients with shards of these sizes: int64, same shape. An epoch is as many
+    steps as the shard has batches."""
     if settings.steps is not None:
         return np.where(sizes > 0, settings.steps, 0)
-    return np.maximum(np.rint(settings.epochs * _steps_per_epoch(sizes, settings)), sizes > 0).astype(np.int64)
+    return np.maximum(
+        np.rint(settings.epochs * _steps_per_epoch(sizes, settings)), sizes > 0
+    ).astype(np.int64)
 
 
 def _steps_per_epoch(sizes: np.ndarray, settings: LocalTraining) -> np.ndarray:
@@ -28,8 +32,9 @@ def _steps_per_epoch(sizes: np.ndarray, settings: LocalTraining) -> np.ndarray:
 class Batches:
     """The batches of C clients over their local steps.
 
-    index: int64 [C, K, B], positions in the data set (padding repeats an example of the client); count: int64 [C, K], examples that count
-    in each batch (0 after a client's last step); steps: int64 [C].
+    index: int64 [C, K, B], positions in the data set (padding repeats an example of the client);
+    count: int64 [C, K], examples that count in each batch (0 after a client's last step); steps:
+    int64 [C].
     """
 
     index: np.ndarray
@@ -43,34 +48,56 @@ class Batches:
         return Batches(self.index[part, :longest, :widest], count[:, :longest], steps)
 
 
-RAGGED = 4  # shards so unequal that drawing them together would waste this factor are drawn apart, with the same result
+# Shards so unequal that drawing them together would waste this factor are drawn apart, with the
+# same result
+RAGGED = 4
 
 
 def draw_batches(
-    shards: Shards, clients: np.ndarray, settings: LocalTraining, seed: int, round: int, keys: np.ndarray | None = None
+    shards: Shards,
+    clients: np.ndarray,
+    settings: LocalTraining,
+    seed: int,
+    round: int,
+    keys: np.ndarray | None = None,
 ) -> Batches:
-    """Batches of these clients (int64 [C], none with an empty shard) in one round: each epoch is a fresh permutation of the shard.
-    keys: what the draws are keyed by, int64 [C] (None: the clients)."""
+    """Batches of these clients (int64 [C], none with an empty shard) in one round: each epoch is a
+    fresh permutation of the shard. keys: what the draws are keyed by, int64 [C] (None: the
+    clients)."""
     keys = clients if keys is None else keys
     sizes = shards.offsets[clients + 1] - shards.offsets[clients]
     epochs = -(-local_steps(sizes, settings) // _steps_per_epoch(sizes, settings))
     parts = _alike(np.argsort(sizes, kind="stable"), sizes, epochs)
     if len(parts) == 1:
         return _drawn(shards, clients, settings, seed, round, keys)
-    return _joined([_drawn(shards, clients[part], settings, seed, round, keys[part]) for part in parts], parts)
+    return _joined(
+        [_drawn(shards, clients[part], settings, seed, round, keys[part]) for part in parts], parts
+    )
 
 
 def _alike(order: np.ndarray, sizes: np.ndarray, epochs: np.ndarray) -> list[np.ndarray]:
-    """Positions `order` (sorted by size) in parts, so that padding each to its widest and longest wastes little."""
+    """Positions `order` (sorted by size) in parts, so that padding each to its widest and longest
+    wastes little."""
     drawn = len(order) * int(epochs[order].max()) * int(sizes[order[-1]])
     if len(order) == 1 or drawn <= RAGGED * int((epochs * sizes)[order].sum()):
         return [order]
     return [part for half in np.array_split(order, 2) for part in _alike(half, sizes, epochs)]
 
 
-def _drawn(shards: Shards, clients: np.ndarray, settings: LocalTraining, seed: int, round: int, keys: np.ndarray) -> Batches:
+def _drawn(
+    shards: Shards,
+    clients: np.ndarray,
+    settings: LocalTraining,
+    seed: int,
+    round: int,
+    keys: np.ndarray,
+) -> Batches:
     starts, sizes = shards.offsets[clients], shards.offsets[clients + 1] - shards.offsets[clients]
-    steps, per_epoch, width = local_steps(sizes, settings), _steps_per_epoch(sizes, settings), int(sizes.max())
+    steps, per_epoch, width = (
+        local_steps(sizes, settings),
+        _steps_per_epoch(sizes, settings),
+        int(sizes.max()),
+    )
     epochs = int((-(-steps // per_epoch)).max())
     outside = np.arange(width)[None, :] >= sizes[:, None]
     orders = []
@@ -92,7 +119,8 @@ def _drawn(shards: Shards, clients: np.ndarray, settings: LocalTraining, seed: i
 
 
 def _joined(parts: list[Batches], places: list[np.ndarray]) -> Batches:
-    """Batches of several clients as one, padded. places: where the clients of each part stand then."""
+    """Batches of several clients as one, padded. places: where the clients of each part stand
+    then."""
     clients = sum(map(len, places))
     longest, widest = (max(part.index.shape[axis] for part in parts) for axis in (1, 2))
     index, count, steps = (

@@ -31,7 +31,9 @@ def register(kernel: type[GradientKernel]) -> None:
         FASTER.append(kernel)
 
 
-def gradient_kernel(module: nn.Module, settings: LocalTraining, device: str) -> type[GradientKernel]:
+def gradient_kernel(
+    module: nn.Module, settings: LocalTraining, device: str
+) -> type[GradientKernel]:
     """The kernel for a model on a device: a registered one that fits the model; else auto stacks
     clients on a GPU, and on a CPU where a model is small and has dense layers alone, and loops
     over all others."""

@@ -24,9 +24,10 @@ STAGED = 512  # examples made ready at once
 class Chunk:
     """C clients about to train, stacked.
 
-    seed, round, clients [C]: keys of random draws; batches: which examples in which step; examples: shard sizes [C]; anchor: models
-    received [C, P]; state: the rule's kept state, name -> [C, length]; local_state: what `LocalTraining.kept` kept, empty where all starts
-    afresh; shared: vectors sent with the model, name -> [C, length] or [1, length].
+    seed, round, clients [C]: keys of random draws; batches: which examples in which step; examples:
+    shard sizes [C]; anchor: models received [C, P]; state: the rule's kept state, name -> [C,
+    length]; local_state: what `LocalTraining.kept` kept, empty where all starts afresh; shared:
+    vectors sent with the model, name -> [C, length] or [1, length].
     """
 
     seed: int
@@ -40,14 +41,21 @@ class Chunk:
     shared: State
 
 
-Trained = tuple[dict[str, Tensor], State, State, Tensor]  # messages, the rule's state, that of local training, trained models
+# messages, the rule's state, that of local training, trained models
+Trained = tuple[dict[str, Tensor], State, State, Tensor]
 
 
 class Kernel:
-    """What training needs of a model: `gradient`, a kernel of `fedsim.training.gradients`, `examples_of(index [...]) -> inputs [..., shape],
-    targets`, which may reuse its memory at the next call, and `fisher(x, clients) -> [C, P]`."""
+    """What training needs of a model: `gradient`, a kernel of `fedsim.training.gradients`,
+    `examples_of(index [...]) -> inputs [..., shape], targets`, which may reuse its memory at the
+    next call, and `fisher(x, clients) -> [C, P]`."""
 
-    def __init__(self, gradient: GradientKernel, examples_of: Callable, fisher: Callable[[Tensor, np.ndarray], Tensor]) -> None:
+    def __init__(
+        self,
+        gradient: GradientKernel,
+        examples_of: Callable,
+        fisher: Callable[[Tensor, np.ndarray], Tensor],
+    ) -> None:
         self.gradient, self.examples_of, self.fisher = gradient, examples_of, fisher
 
 
@@ -64,17 +72,23 @@ class _BatchGradient:
         return self.kernel.hvp(point, vector, *self.batch)
 
 
-def train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kernel, rate: float) -> Trained:
-    """Messages by channel [C, length], the rule's state and that of local training, to keep, and trained models [C, P].
+def train(
+    chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kernel, rate: float
+) -> Trained:
+    """Messages by channel [C, length], the rule's state and that of local training, to keep, and
+    trained models [C, P].
 
     rate: learning rate of this round.
     """
-    order = np.argsort(-chunk.batches.steps, kind="stable")  # clients that stop early stand last: the active ones are a prefix
+    # Clients that stop early stand last: the active ones are a prefix
+    order = np.argsort(-chunk.batches.steps, kind="stable")
     if (order == np.arange(len(order))).all():
         return _train(chunk, rule, settings, kernel, rate)
     *found, x = _train(_reordered(chunk, order), rule, settings, kernel, rate)
     back = torch.from_numpy(np.argsort(order)).to(x.device)
-    messages, state, local_state = ({name: value[back] for name, value in part.items()} for part in found)
+    messages, state, local_state = (
+        {name: value[back] for name, value in part.items()} for part in found
+    )
     return messages, state, local_state, x[back]
 
 
@@ -85,7 +99,8 @@ def _train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kern
     if settings.relaxation and chunk.local_state:
         start = torch.lerp(start, memory.pop("trained"), -settings.relaxation)
     x = kernel.gradient.copied(start)
-    received = chunk.anchor if chunk.anchor.stride(0) else chunk.anchor[:1]  # one model for all: so is an offset made of it
+    # One model for all: so is an offset made of it
+    received = chunk.anchor if chunk.anchor.stride(0) else chunk.anchor[:1]
     form, bound = rule.form(received, state, chunk.shared), 0
     if form is not None and settings.plain:
         form = replace(form, pull=form.pull + settings.weight_decay)
@@ -100,15 +115,22 @@ def _train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kern
         if form is not None:
             found = _of_first(form, active).direction(grad, now)
         else:
-            shared = {name: value if len(value) == 1 else value[:active] for name, value in chunk.shared.items()}
+            shared = {
+                name: value if len(value) == 1 else value[:active]
+                for name, value in chunk.shared.items()
+            }
             found = rule.direction(grad, now, chunk.anchor[:active], _first(state, active), shared)
         if isinstance(found, tuple):
             direction, changed = found
-            state |= {name: torch.cat([value, state[name][active:]]) for name, value in changed.items()}
+            state |= {
+                name: torch.cat([value, state[name][active:]]) for name, value in changed.items()
+            }
         else:
             direction = found
         if settings.clip_norm is not None:
-            direction = direction * (settings.clip_norm / norm(direction).clamp_min(settings.clip_norm))
+            direction = direction * (
+                settings.clip_norm / norm(direction).clamp_min(settings.clip_norm)
+            )
         if settings.weight_decay and settings.coupled:
             direction = direction + settings.weight_decay * now
         curvature = None
@@ -118,7 +140,9 @@ def _train(chunk: Chunk, rule: ClientRule, settings: LocalTraining, kernel: Kern
         optimizer.step(now, direction, _first(memory, active), rate, curvature)
     steps = torch.from_numpy(batches.steps).to(x).unsqueeze(-1)
     examples = torch.from_numpy(chunk.examples).to(x).unsqueeze(-1)
-    info = LocalInfo(steps, steps * rate, examples, start, lambda point: kernel.fisher(point, chunk.clients))
+    info = LocalInfo(
+        steps, steps * rate, examples, start, lambda point: kernel.fisher(point, chunk.clients)
+    )
     messages, state = rule.finish(x, chunk.anchor, state, chunk.shared, info)
     return messages, state, settings.kept(memory, x), x
 
@@ -129,24 +153,37 @@ def _first(state: State, count: int) -> State:
 
 def _signs(chunk: Chunk, active: int, step: int, like: Tensor) -> Tensor:
     """Rademacher draws [active, P]."""
-    words = rng.bits(chunk.seed, "rademacher", chunk.round, chunk.clients[:active], like.shape[-1], stream=step)
+    words = rng.bits(
+        chunk.seed, "rademacher", chunk.round, chunk.clients[:active], like.shape[-1], stream=step
+    )
     return torch.from_numpy((words & np.uint64(1)).astype(np.float32) * 2 - 1).to(like)
 
 
 def _of_first(form: Affine, count: int) -> Affine:
-    return form if form.offset is None or len(form.offset) == 1 else replace(form, offset=form.offset[:count])
+    return (
+        form
+        if form.offset is None or len(form.offset) == 1
+        else replace(form, offset=form.offset[:count])
+    )
 
 
-def _staged(batches: Batches, examples_of: Callable, like: Tensor) -> Iterator[tuple[int, int, Tensor, Tensor, Tensor]]:
-    """Step by step: its number, the clients c that take it, inputs [c, B, ...], targets and weights [c, B] (1/count for the examples that
-    count, 0 for padding). Inputs are fetched for several steps at once."""
+def _staged(
+    batches: Batches, examples_of: Callable, like: Tensor
+) -> Iterator[tuple[int, int, Tensor, Tensor, Tensor]]:
+    """Step by step: its number, the clients c that take it, inputs [c, B, ...], targets and weights
+    [c, B] (1/count for the examples that count, 0 for padding). Inputs are fetched for several
+    steps at once."""
     taking = (batches.steps[:, None] > np.arange(batches.index.shape[1])).sum(axis=0).tolist()
     _, steps, width = batches.index.shape
     first = 0
     while first < steps:
         part = slice(first, min(first + max(1, STAGED // (taking[first] * width)), steps))
-        inputs, targets = examples_of(np.ascontiguousarray(batches.index[: taking[first], part].swapaxes(0, 1)))
-        weights = _weights(np.ascontiguousarray(batches.count[: taking[first], part].T), width, like)
+        inputs, targets = examples_of(
+            np.ascontiguousarray(batches.index[: taking[first], part].swapaxes(0, 1))
+        )
+        weights = _weights(
+            np.ascontiguousarray(batches.count[: taking[first], part].T), width, like
+        )
         for step in range(first, part.stop):
             active, at = taking[step], step - first
             yield step, active, inputs[at, :active], targets[at, :active], weights[at, :active]
@@ -164,8 +201,21 @@ def _weights(count: np.ndarray, width: int, like: Tensor) -> Tensor:
 
 def _reordered(chunk: Chunk, order: np.ndarray) -> Chunk:
     take = torch.from_numpy(order).to(chunk.anchor.device)
-    batches = Batches(chunk.batches.index[order], chunk.batches.count[order], chunk.batches.steps[order])
-    state, local_state = ({name: value[take] for name, value in part.items()} for part in (chunk.state, chunk.local_state))
-    shared = {name: value if len(value) == 1 else value[take] for name, value in chunk.shared.items()}
-    moved = {"clients": chunk.clients[order], "examples": chunk.examples[order], "anchor": chunk.anchor[take]}
-    return replace(chunk, batches=batches, state=state, local_state=local_state, shared=shared, **moved)
+    batches = Batches(
+        chunk.batches.index[order], chunk.batches.count[order], chunk.batches.steps[order]
+    )
+    state, local_state = (
+        {name: value[take] for name, value in part.items()}
+        for part in (chunk.state, chunk.local_state)
+    )
+    shared = {
+        name: value if len(value) == 1 else value[take] for name, value in chunk.shared.items()
+    }
+    moved = {
+        "clients": chunk.clients[order],
+        "examples": chunk.examples[order],
+        "anchor": chunk.anchor[take],
+    }
+    return replace(
+        chunk, batches=batches, state=state, local_state=local_state, shared=shared, **moved
+    )

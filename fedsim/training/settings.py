@@ -24,24 +24,27 @@ OPTIMIZERS = {  # and the settings that each takes
 class LocalTraining:
     """Local training at a client.
 
-    steps: local steps per round (or epochs: passes over the shard; give one of the two); batch_size: examples per step;
-    last_batch: a shard's short last batch is used (keep) or skipped and the shard reshuffled (drop; a shard smaller than a batch is used
-    whole); rate: learning rate, multiplied by the schedule;
-    optimizer: what steps along the direction; sgd takes momentum (heavy-ball factor) and nesterov, the others betas (null: 0.9, 0.999) and
-    epsilon (null: 1e-8, adahessian: 1e-4), adahessian hessian_power too; keep_optimizer: its state outlives a round (else each round starts
-    afresh);
-    weight_decay: added to the direction after clipping, by adamw and adahessian decoupled from it; clip_norm: largest Euclidean norm of a
-    direction (null: no clipping);
-    relaxation: beta of relaxed initialisation: local training starts from s + beta (s - y), s where it would start else (the model
-    received) and y the model that the client last trained, kept at the client; the update counts from the model received all the same;
-    execution: looped (one client at a time) or stacked (many in one batched call), auto: by model and device, see `fedsim.training.execution`;
-    precision: of gradients: float32, or bfloat16 for torch's mixed precision, with weights and updates in float32: other results, sooner
-    where a processor or GPU has bfloat16 instructions and the model is large; gradients are not written out then;
-    clients_per_batch: clients in one stacked call, at most (null: by model and device);
-    groups: the cohort is cut into at most this many groups, the units of work (fewer where there is little to do); their sums are added
-    in order, whoever computed them.
+    steps: local steps per round (or epochs: passes over the shard; give one of the two);
+    batch_size: examples per step; last_batch: a shard's short last batch is used (keep) or skipped
+    and the shard reshuffled (drop; a shard smaller than a batch is used whole); rate: learning
+    rate, multiplied by the schedule; optimizer: what steps along the direction; sgd takes momentum
+    (heavy-ball factor) and nesterov, the others betas (null: 0.9, 0.999) and epsilon (null: 1e-8,
+    adahessian: 1e-4), adahessian hessian_power too; keep_optimizer: its state outlives a round
+    (else each round starts afresh); weight_decay: added to the direction after clipping, by adamw
+    and adahessian decoupled from it; clip_norm: largest Euclidean norm of a direction (null: no
+    clipping); relaxation: beta of relaxed initialisation: local training starts from s + beta (s -
+    y), s where it would start else (the model received) and y the model that the client last
+    trained, kept at the client; the update counts from the model received all the same; execution:
+    looped (one client at a time) or stacked (many in one batched call), auto: by model and device,
+    see `fedsim.training.execution`; precision: of gradients: float32, or bfloat16 for torch's mixed
+    precision, with weights and updates in float32: other results, sooner where a processor or GPU
+    has bfloat16 instructions and the model is large; gradients are not written out then;
+    clients_per_batch: clients in one stacked call, at most (null: by model and device); groups: the
+    cohort is cut into at most this many groups, the units of work (fewer where there is little to
+    do); their sums are added in order, whoever computed them.
 
-    Order within a step: direction (with the rule's own terms), clipping, weight decay, the optimizer's step.
+    Order within a step: direction (with the rule's own terms), clipping, weight decay, the
+    optimizer's step.
     """
 
     steps: PositiveInt | None = 5
@@ -73,11 +76,24 @@ class LocalTraining:
         )
         for name in ("momentum", "nesterov", "betas", "epsilon", "hessian_power"):
             taken = OPTIMIZERS[self.optimizer]
-            value, accepted = getattr(self, name), f"optimizer={self.optimizer} has no such setting; it takes {', '.join(taken)}"
+            value, accepted = (
+                getattr(self, name),
+                f"optimizer={self.optimizer} has no such setting; it takes {', '.join(taken)}",
+            )
             require(not value or name in taken, f"local.{name}", value, accepted)
-        require(not self.nesterov or self.momentum > 0, "local.nesterov", True, "needs local.momentum above 0")
+        require(
+            not self.nesterov or self.momentum > 0,
+            "local.nesterov",
+            True,
+            "needs local.momentum above 0",
+        )
         remembers = self.optimizer != "sgd" or self.momentum > 0
-        require(not self.keep_optimizer or remembers, "local.keep_optimizer", True, "needs local.momentum above 0, or another optimizer")
+        require(
+            not self.keep_optimizer or remembers,
+            "local.keep_optimizer",
+            True,
+            "needs local.momentum above 0, or another optimizer",
+        )
 
     def make_optimizer(self) -> Optimizer:
         """What steps along the direction."""

@@ -1,6 +1,7 @@
-"""Clients of every algorithm once more, as a newcomer would write them: float64, one client after the other, in the papers' symbols where
-they have several forms (FedSpeed's g^, SCAFFOLD's control variates as means of gradients). They share data, shards, batches and rates with
-fedsim, and nothing else."""
+"""Clients of every algorithm once more, as a newcomer would write them: float64, one client after
+the other, in the papers' symbols where they have several forms (FedSpeed's g^, SCAFFOLD's control
+variates as means of gradients). They share data, shards, batches and rates with fedsim, and nothing
+else."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ class Clients:
     """Gradients on single batches, and local training of single clients along a direction."""
 
     def __init__(self, simulation: Simulation) -> None:
-        self.task, self.local, self.seed = simulation.prepare().task, simulation.local, simulation.seed
+        self.task, self.local, self.seed = (
+            simulation.prepare().task,
+            simulation.local,
+            simulation.seed,
+        )
         self.module, train = self.task.module.double(), self.task.dataset.train
         self.inputs, self.labels = torch.from_numpy(train.x).double(), torch.from_numpy(train.y)
         self.examples = self.task.shards.sizes.tolist()
@@ -28,11 +33,15 @@ class Clients:
 
     def gradient(self, batch: np.ndarray, x: np.ndarray) -> np.ndarray:
         at = torch.from_numpy(x).clone().requires_grad_()
-        outputs = torch.func.functional_call(self.module, self.task.layout.views(at), (self.inputs[batch],))
+        outputs = torch.func.functional_call(
+            self.module, self.task.layout.views(at), (self.inputs[batch],)
+        )
         torch.nn.functional.cross_entropy(outputs, self.labels[batch]).backward()
         return at.grad.numpy()
 
-    def train(self, client: int, anchor: np.ndarray, round: int, rate: float, direction) -> np.ndarray:
+    def train(
+        self, client: int, anchor: np.ndarray, round: int, rate: float, direction
+    ) -> np.ndarray:
         """The trained model; `direction(grad, x)` is what a step descends along."""
         x = anchor + self.local.relaxation * (anchor - self.last.get(client, anchor))
         for batch in self.batches(client, round):
@@ -51,16 +60,26 @@ class Method:
 
     def __init__(self, rule: ClientRule, clients: Clients, receivers: int, size: int) -> None:
         self.rule, self.clients, self.number = rule, clients, clients.task.clients
-        self.per_receiver, self.per_client = np.zeros((receivers, size)), np.zeros((self.number, size))
+        self.per_receiver, self.per_client = (
+            np.zeros((receivers, size)),
+            np.zeros((self.number, size)),
+        )
 
-    def train(self, client: int, receiver: int, anchor: np.ndarray, round: int, rate: float) -> np.ndarray:
-        return self.clients.train(client, anchor, round, rate, lambda grad, x: self.direction(grad, x, anchor))
+    def train(
+        self, client: int, receiver: int, anchor: np.ndarray, round: int, rate: float
+    ) -> np.ndarray:
+        return self.clients.train(
+            client, anchor, round, rate, lambda grad, x: self.direction(grad, x, anchor)
+        )
 
     def direction(self, grad, x, anchor):
         return grad(x)
 
-    def absorb(self, receiver: int, weights: dict[int, float], updates: np.ndarray, round: int, rate: float):
-        """After a round, with the weights of those a receiver heard and all updates [N, P]: what is added to its model."""
+    def absorb(
+        self, receiver: int, weights: dict[int, float], updates: np.ndarray, round: int, rate: float
+    ):
+        """After a round, with the weights of those a receiver heard and all updates [N, P]: what is
+        added to its model."""
         return 0.0
 
 
@@ -75,7 +94,8 @@ class Sam(Method):
 
 
 class ControlVariates(Method):
-    """A client's control variate is the mean of the gradients of its last round, the server's the mean over all clients."""
+    """A client's control variate is the mean of the gradients of its last round, the server's the
+    mean over all clients."""
 
     def train(self, client, receiver, anchor, round, rate):
         seen, correction = [], self.per_client.mean(axis=0) - self.per_client[client]
@@ -89,7 +109,8 @@ class ControlVariates(Method):
         return trained
 
     def absorb(self, receiver, weights, updates, round, rate):
-        for client, mean in getattr(self, "new", {}).items():  # all at once: the others of a cohort train with the old ones
+        # All at once: the others of a cohort train with the old ones
+        for client, mean in getattr(self, "new", {}).items():
             self.per_client[client] = mean
         return 0.0
 
@@ -98,18 +119,30 @@ class ClientMomentum(Method):
     def train(self, client, receiver, anchor, round, rate):
         rule, momentum = self.rule, self.per_receiver[receiver].copy()
         return self.clients.train(
-            client, anchor, round, rate, lambda grad, x: rule.share * uphill(grad, x, rule.radius) + (1 - rule.share) * momentum
+            client,
+            anchor,
+            round,
+            rate,
+            lambda grad, x: rule.share * uphill(grad, x, rule.radius) + (1 - rule.share) * momentum,
         )
 
     def absorb(self, receiver, weights, updates, round, rate):
         if weights:
-            steps = np.mean([len(self.clients.batches(client, round)) for client in np.flatnonzero(updates.any(axis=1))])
-            self.per_receiver[receiver] = -sum(weight * updates[client] for client, weight in weights.items()) / (steps * rate)
+            steps = np.mean(
+                [
+                    len(self.clients.batches(client, round))
+                    for client in np.flatnonzero(updates.any(axis=1))
+                ]
+            )
+            self.per_receiver[receiver] = -sum(
+                weight * updates[client] for client, weight in weights.items()
+            ) / (steps * rate)
         return 0.0
 
 
 class ProxCorrection(Method):
-    """FedSpeed as in the paper's box, with FedSMOO's common step uphill where the rule is that; per_client: g^."""
+    """FedSpeed as in the paper's box, with FedSMOO's common step uphill where the rule is that;
+    per_client: g^."""
 
     def __init__(self, *args) -> None:
         super().__init__(*args)
@@ -139,7 +172,9 @@ class ProxCorrection(Method):
         if self.rule.mean_dual == "everyone":
             return -self.rule.prox * self.per_client.mean(axis=0)
         if self.rule.mean_dual == "active":
-            return -self.rule.prox * sum(weight * self.per_client[client] for client, weight in weights.items())
+            return -self.rule.prox * sum(
+                weight * self.per_client[client] for client, weight in weights.items()
+            )
         return 0.0
 
 

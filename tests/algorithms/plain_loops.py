@@ -1,5 +1,6 @@
-"""Rounds of every algorithm once more, as a newcomer would write them: float64, one client after the other, dense matrices, a list of
-intervals for FedAU. They share data, shards, cohorts, batches and first models with fedsim, and nothing else."""
+"""Rounds of every algorithm once more, as a newcomer would write them: float64, one client after
+the other, dense matrices, a list of intervals for FedAU. They share data, shards, cohorts, batches
+and first models with fedsim, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Intervals:
 
 
 def work(simulation: Simulation, clients: Clients, client: int, round: int, rate: float) -> float:
-    """FedNova's amount of work in an update, in closed form: steps, or the sum of a geometric series with a prox term."""
+    """FedNova's amount of work in an update, in closed form: steps, or the sum of a geometric
+    series with a prox term."""
     steps = len(clients.batches(client, round))
     pull = rate * simulation.client.strength if isinstance(simulation.client, FedProx) else 0.0
     return (1 - (1 - pull) ** steps) / pull if pull else steps
@@ -45,7 +47,11 @@ def rate_of(simulation: Simulation, round: int) -> float:
 def at_a_server(simulation: Simulation) -> np.ndarray:
     """The model [P] after all rounds."""
     clients, prepared, x = Clients(simulation), simulation.prepare(), first_models(simulation)[0]
-    number, p, aggregator = clients.task.clients, prepared.pattern.probabilities, simulation.aggregator
+    number, p, aggregator = (
+        clients.task.clients,
+        prepared.pattern.probabilities,
+        simulation.aggregator,
+    )
     rule = method(simulation, clients, 1, len(x))
     counters = [Intervals(getattr(aggregator, "cutoff", None), []) for _ in range(number)]
     for round in range(simulation.rounds):
@@ -67,18 +73,25 @@ def at_a_server(simulation: Simulation) -> np.ndarray:
             done = {client: work(simulation, clients, client, round, rate) for client in cohort}
             common = sum(weights[client] * done[client] for client in cohort)
             weights = {client: weights[client] * common / done[client] for client in cohort}
-        following = x + aggregator.rate * sum(weight * updates[client] for client, weight in weights.items())
+        following = x + aggregator.rate * sum(
+            weight * updates[client] for client, weight in weights.items()
+        )
         x = following + rule.absorb(0, weights, updates, round, rate)
     return x
 
 
 def over_a_graph(simulation: Simulation) -> np.ndarray:
-    """The nodes' models [N, P] after all rounds; Metropolis weights or own share, plain or FedAU's weights, with or without correction."""
+    """The nodes' models [N, P] after all rounds; Metropolis weights or own share, plain or FedAU's
+    weights, with or without correction."""
     clients, prepared, X = Clients(simulation), simulation.prepare(), first_models(simulation)
     nodes, aggregator = len(X), simulation.aggregator
     adjacency = simulation.topology.adjacency(nodes, simulation.seed).toarray()
     nominal, share = metropolis_matrix(adjacency), getattr(simulation.mixing, "share", None)
-    counters = {(r, s): Intervals(getattr(aggregator, "cutoff", None), []) for r in range(nodes) for s in range(nodes)}
+    counters = {
+        (r, s): Intervals(getattr(aggregator, "cutoff", None), [])
+        for r in range(nodes)
+        for s in range(nodes)
+    }
     rule = method(simulation, clients, nodes, X.shape[1])
     for round in range(simulation.rounds):
         cohort, rate = prepared.pattern.cohort(round), rate_of(simulation, round)
@@ -90,7 +103,13 @@ def over_a_graph(simulation: Simulation) -> np.ndarray:
         for r in cohort:
             heard = np.flatnonzero(adjacency[r] & active)
             w = np.zeros(nodes)
-            w[heard] = nominal[r, heard] if share is None else (1 - share) / len(heard) if len(heard) else 0.0
+            w[heard] = (
+                nominal[r, heard]
+                if share is None
+                else (1 - share) / len(heard)
+                if len(heard)
+                else 0.0
+            )
             w[r] = 1 - w.sum()
             merge = w.copy()
             if isinstance(aggregator, FedAU):
@@ -99,7 +118,9 @@ def over_a_graph(simulation: Simulation) -> np.ndarray:
             if simulation.protocol.order == "combine_then_adapt":
                 merge = (np.arange(nodes) == r).astype(float)
             weights = {s: merge[s] for s in cohort if merge[s]}
-            following[r] = w @ X + merge @ (trained - X) + rule.absorb(r, weights, trained - X, round, rate)
+            following[r] = (
+                w @ X + merge @ (trained - X) + rule.absorb(r, weights, trained - X, round, rate)
+            )
             if simulation.correction is not None and len(heard):
                 following[r] = respread(following[r], trained[heard], clients.task.layout)
         X = following
@@ -112,7 +133,9 @@ def respread(model: np.ndarray, received: np.ndarray, layout) -> np.ndarray:
     for shape, start, stop in zip(layout.shapes, layout.offsets, layout.offsets[1:], strict=False):
         if len(shape) > 1:
             layer = model[start:stop]
-            model[start:stop] = layer.mean() + (layer - layer.mean()) * np.sqrt(received[:, start:stop].var(axis=1).mean() / layer.var())
+            model[start:stop] = layer.mean() + (layer - layer.mean()) * np.sqrt(
+                received[:, start:stop].var(axis=1).mean() / layer.var()
+            )
     return model
 
 

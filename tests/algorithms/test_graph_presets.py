@@ -1,4 +1,5 @@
-"""The presets over a graph and on a walk, as they are typed: partial participation, unequal shards, and variance correction on top."""
+"""The presets over a graph and on a walk, as they are typed: partial participation, unequal shards,
+and variance correction on top."""
 
 import numpy as np
 import pytest
@@ -9,9 +10,25 @@ from fedsim.config.composition import compose
 from fedsim.errors import ConfigError
 from tests.helpers import Ticks
 
-GRAPH = ["dpsgd", "gossip", "vc_gossip", "dfedavgm", "dsgt", "push_sum", "el_local", "el_oracle", "partitioned_gossip"]
+GRAPH = [
+    "dpsgd",
+    "gossip",
+    "vc_gossip",
+    "dfedavgm",
+    "dsgt",
+    "push_sum",
+    "el_local",
+    "el_oracle",
+    "partitioned_gossip",
+]
 WALK = ["srrw", "srrw_history"]
-SMALL = ["data.limit=300", "partition.clients=10", "model.hidden=[8]", "participation=bernoulli", "participation.probability=0.7"]
+SMALL = [
+    "data.limit=300",
+    "partition.clients=10",
+    "model.hidden=[8]",
+    "participation=bernoulli",
+    "participation.probability=0.7",
+]
 
 
 def ticks(preset, *overrides):
@@ -24,12 +41,19 @@ def test_every_preset_learns_under_partial_participation(preset):
     with ticks(preset, *overrides) as run:
         sizes, before = run.task.shards.sizes, run.models
         models = run.run(3)
-        assert len(set(sizes)) > 3 and np.isfinite(models).all() and np.abs(models - before).max() > 1e-3
+        assert (
+            len(set(sizes)) > 3
+            and np.isfinite(models).all()
+            and np.abs(models - before).max() > 1e-3
+        )
 
 
-@pytest.mark.parametrize("preset", [name for name in GRAPH if name not in ("push_sum", "dpsgd", "vc_gossip")])
+@pytest.mark.parametrize(
+    "preset", [name for name in GRAPH if name not in ("push_sum", "dpsgd", "vc_gossip")]
+)
 def test_the_correction_gives_every_layer_the_variance_of_the_models_heard(preset):
-    """After any adapt-then-combine preset: a node that heard others has the mean of their variances in each weight tensor."""
+    """After any adapt-then-combine preset: a node that heard others has the mean of their variances
+    in each weight tensor."""
     with ticks(preset, "correction=variance", "protocol.same_start=false") as run:
         cohort = run.prepared.pattern.cohort(0)
         tick = run.prepared.plan.tick(0, cohort)
@@ -50,7 +74,8 @@ def test_where_the_correction_makes_no_sense_it_is_refused(preset):
 
 
 def test_epidemic_learning_averages_equally_what_arrived():
-    """EL-Local: 4 random others each, in-degrees by chance, absent nodes neither heard nor counted; EL-Oracle: regular."""
+    """EL-Local: 4 random others each, in-degrees by chance, absent nodes neither heard nor counted;
+    EL-Oracle: regular."""
     for preset in ("el_local", "el_oracle"):
         with ticks(preset, "partition.clients=12") as run:
             received = []
@@ -64,7 +89,9 @@ def test_epidemic_learning_averages_equally_what_arrived():
                 assert (W[np.arange(len(cohort)), cohort] > 0).all()
                 received += count.ravel().tolist()
             full = run.prepared.plan.tick(3, np.arange(12)).base.toarray() > 0
-            assert (full.sum(axis=0) == 5).all() and (full.sum(axis=1) == 5).all() == (preset == "el_oracle")
+            assert (full.sum(axis=0) == 5).all() and (full.sum(axis=1) == 5).all() == (
+                preset == "el_oracle"
+            )
             assert len(set(received)) > 1
 
 
@@ -76,7 +103,8 @@ def test_heavy_ball_buffers_of_dfedavgm_start_afresh():
 
 @pytest.mark.parametrize("preset", [*GRAPH, *WALK])
 def test_a_run_goes_on_from_its_state(preset):
-    """Models, trackers, weights, ages, visits and positions: two rounds, then three more in another session."""
+    """Models, trackers, weights, ages, visits and positions: two rounds, then three more in another
+    session."""
     with ticks(preset) as whole, ticks(preset) as resumed:
         whole.run(2)
         resumed.rounds.restore({name: value.copy() for name, value in whole.rounds.state().items()})

@@ -33,8 +33,14 @@ def nodes(number=NODES, **parts):
         "participation": Full(),
         "local": FROZEN,
     }
-    data = Quadratics(centres=CENTRES.tolist() if number == NODES else np.zeros((number, WIDTH)).tolist())
-    return Ticks(Simulation(data, Natural(), functools.partial(Point, start="normal"), **{**settings, **parts}))
+    data = Quadratics(
+        centres=CENTRES.tolist() if number == NODES else np.zeros((number, WIDTH)).tolist()
+    )
+    return Ticks(
+        Simulation(
+            data, Natural(), functools.partial(Point, start="normal"), **{**settings, **parts}
+        )
+    )
 
 
 def released(ticks):
@@ -50,12 +56,21 @@ def columns(adjacency, active):
 
 
 @pytest.mark.parametrize("order", ["adapt_then_combine", "combine_then_adapt"])
-@pytest.mark.parametrize("topology", [RandomOut(degree=2), RandomOut(degree=3, per_round=True), BarabasiAlbert(edges=2)], ids=repr)
+@pytest.mark.parametrize(
+    "topology",
+    [RandomOut(degree=2), RandomOut(degree=3, per_round=True), BarabasiAlbert(edges=2)],
+    ids=repr,
+)
 def test_a_plain_loop_gives_the_same(topology, order):
     """Two local steps of rate 0.3 from z = x / w, with nodes away."""
     cohorts = [[0, 1, 2, 4, 5, 8], list(range(NODES)), [3], [0, 2, 3, 6, 7, 8], [1, 4]]
     local = LocalTraining(steps=2, rate=0.3)
-    with nodes(topology=topology, local=local, participation=Cohorts(*cohorts), protocol=Gossip(order=order, same_start=False)) as ticks:
+    with nodes(
+        topology=topology,
+        local=local,
+        participation=Cohorts(*cohorts),
+        protocol=Gossip(order=order, same_start=False),
+    ) as ticks:
         x, w = ticks.models.astype(np.float64), np.ones((NODES, 1))
         for round, cohort in enumerate(cohorts):
             active = np.isin(np.arange(NODES), cohort)
@@ -96,7 +111,12 @@ def test_on_a_regular_graph_weights_stay_one_and_it_is_gossip():
         with nodes(topology=topology, local=LocalTraining(steps=2, rate=0.3)) as pushed:
             ours = pushed.run(5)
             np.testing.assert_allclose(released(pushed)[1], 1, atol=1e-6)
-        with nodes(client=Sgd(), mixing=Uniform(), topology=topology, local=LocalTraining(steps=2, rate=0.3)) as plain:
+        with nodes(
+            client=Sgd(),
+            mixing=Uniform(),
+            topology=topology,
+            local=LocalTraining(steps=2, rate=0.3),
+        ) as plain:
             np.testing.assert_allclose(ours, plain.run(5), atol=1e-5)
 
 
@@ -108,9 +128,19 @@ def test_the_exponential_graph_averages_exactly_in_log2_n_rounds():
 
 
 def test_a_message_holds_a_model_and_a_weight():
-    parts = {"topology": Ring(), "mixing": Push(), "protocol": Gossip(), "aggregator": PLAIN, "participation": Cohorts([0, 1, 2], [5])}
+    parts = {
+        "topology": Ring(),
+        "mixing": Push(),
+        "protocol": Gossip(),
+        "aggregator": PLAIN,
+        "participation": Cohorts([0, 1, 2], [5]),
+    }
     pushed = blobs_simulation(2, client=PushSum(), **parts).run().summary["bytes_up"]
-    plain = blobs_simulation(2, client=Sgd(), **{**parts, "mixing": Uniform()}).run().summary["bytes_up"]
+    plain = (
+        blobs_simulation(2, client=Sgd(), **{**parts, "mixing": Uniform()})
+        .run()
+        .summary["bytes_up"]
+    )
     assert pushed == plain + 4 * 4  # four messages
 
 
@@ -126,7 +156,13 @@ def test_a_message_holds_a_model_and_a_weight():
     ],
 )
 def test_refused_where_it_makes_no_sense(parts, key):
-    settings = {"client": PushSum(), "protocol": Gossip(), "topology": RandomOut(), "mixing": Push(), "aggregator": PLAIN}
+    settings = {
+        "client": PushSum(),
+        "protocol": Gossip(),
+        "topology": RandomOut(),
+        "mixing": Push(),
+        "aggregator": PLAIN,
+    }
     with pytest.raises(ConfigError) as caught:
         blobs_simulation(**{**settings, **parts}).prepare()
     assert caught.value.key == key

@@ -1,4 +1,5 @@
-"""Golden curves: tolerances from measured spreads, what counts as moved, and files that are refused."""
+"""Golden curves: tolerances from measured spreads, what counts as moved, and files that are
+refused."""
 
 import json
 
@@ -9,20 +10,37 @@ import pytest
 from fedsim.analysis.golden import RELATIVE, Curves, Golden, moved
 from fedsim.errors import ConfigError
 
-CONFIG = {"rounds": 3, "seed": 0, "local": {"rate": 0.1, "execution": "auto"}, "engine": {"device": "cpu"}, "name": "x"}
+CONFIG = {
+    "rounds": 3,
+    "seed": 0,
+    "local": {"rate": 0.1, "execution": "auto"},
+    "engine": {"device": "cpu"},
+    "name": "x",
+}
 
 
 def run(losses, accuracies=(0.5, 0.6, 0.7), sha256="a", **settings):
     config = {**CONFIG, **{key: value for key, value in settings.items() if key != "execution"}}
-    config["local"] = {"rate": settings.get("rate", 0.1), "execution": settings.get("execution", "auto")}
+    config["local"] = {
+        "rate": settings.get("rate", 0.1),
+        "execution": settings.get("execution", "auto"),
+    }
     config.pop("rate", None)
     rows = [
         (round, 0.0, "server", -1, metric, value)
-        for metric, values in (("loss", losses), ("accuracy", accuracies), ("seconds", np.random.default_rng().random(3)))
+        for metric, values in (
+            ("loss", losses),
+            ("accuracy", accuracies),
+            ("seconds", np.random.default_rng().random(3)),
+        )
         for round, value in enumerate(values)
     ]
     rows.append((2, 0.0, "node", 3, "loss", 1.0))
-    return Curves.of(config, pd.DataFrame(rows, columns=["round", "clock", "scope", "node", "metric", "value"]), sha256)
+    return Curves.of(
+        config,
+        pd.DataFrame(rows, columns=["round", "clock", "scope", "node", "metric", "value"]),
+        sha256,
+    )
 
 
 BASE = [1.0, 0.5, 0.25]
@@ -31,12 +49,18 @@ BASE = [1.0, 0.5, 0.25]
 @pytest.fixture
 def golden():
     rounded = run([1.0, 0.5 + 1e-4, 0.25 - 2e-5], execution="looped")
-    return Golden.measure([run(BASE), rounded, run([1.0, 0.7, 0.15], seed=1), run([1.0, 0.6, 0.35], seed=2)])
+    return Golden.measure(
+        [run(BASE), rounded, run([1.0, 0.7, 0.15], seed=1), run([1.0, 0.6, 0.35], seed=2)]
+    )
 
 
 def test_times_and_single_nodes_are_left_out(golden):
     assert sorted(golden.curves) == ["server/accuracy", "server/loss"]
-    assert "engine.device" not in golden.settings and "name" not in golden.settings and golden.settings["local.rate"] == 0.1
+    assert (
+        "engine.device" not in golden.settings
+        and "name" not in golden.settings
+        and golden.settings["local.rate"] == 0.1
+    )
 
 
 def test_the_tolerance_is_the_geometric_mean_of_the_two_spreads(golden):
@@ -48,7 +72,9 @@ def test_the_tolerance_is_the_geometric_mean_of_the_two_spreads(golden):
 
 def test_one_run_alone_has_the_tolerance_of_rounding():
     golden = Golden.measure([run(BASE)])
-    np.testing.assert_allclose(golden.curves["server/loss"]["tolerance"], RELATIVE * np.array([1.0, 1.0, 1.0]))
+    np.testing.assert_allclose(
+        golden.curves["server/loss"]["tolerance"], RELATIVE * np.array([1.0, 1.0, 1.0])
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +108,9 @@ def test_nan_where_it_was_nan_is_no_difference():
 def test_a_file_holds_what_was_measured(golden, tmp_path):
     golden.write(tmp_path / "new" / "g.json")
     again = Golden.read(tmp_path / "new" / "g.json")
-    assert again.settings == golden.settings and again.sha256 == "a" and again.curves == golden.curves
+    assert (
+        again.settings == golden.settings and again.sha256 == "a" and again.curves == golden.curves
+    )
     assert moved(again, run(BASE)) == [] and moved(again, run([1.0, 0.6, 0.25])) != []
 
 

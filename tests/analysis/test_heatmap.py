@@ -15,7 +15,9 @@ def test_heat_map_is_a_picture_of_a_bounded_size(tmp_path, clients):
 
     counts = np.random.default_rng(0).poisson(0.3, (clients, 10))
     counts[0] = 0  # an empty client
-    heatmap.label_heatmap(counts, tmp_path / "map.png", label_names=["a label with a very long name"] * 10)
+    heatmap.label_heatmap(
+        counts, tmp_path / "map.png", label_names=["a label with a very long name"] * 10
+    )
     height, width, _ = imread(tmp_path / "map.png").shape
     assert 300 < height < 1500 and 500 < width < 1600
 

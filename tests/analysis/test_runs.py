@@ -14,16 +14,33 @@ VALUES = [0.1, 0.4, 0.6]
 
 def test_table_has_the_settings_that_differ_and_every_row(tmp_path, write_run, config_of):
     write_run(tmp_path / "a" / "0", config_of("fedavg", "markov", 0), VALUES)
-    write_run(tmp_path / "a" / "1", config_of("fedau", "markov", 1, aggregator__cutoff=50, model={"hidden": [64, 32]}), VALUES)
+    write_run(
+        tmp_path / "a" / "1",
+        config_of("fedau", "markov", 1, aggregator__cutoff=50, model={"hidden": [64, 32]}),
+        VALUES,
+    )
     table = load_runs(tmp_path)
-    settings = ["algorithm", "participation", "seed", "aggregator._target_", "aggregator.cutoff", "model.hidden"]
+    settings = [
+        "algorithm",
+        "participation",
+        "seed",
+        "aggregator._target_",
+        "aggregator.cutoff",
+        "model.hidden",
+    ]
     assert list(table) == ["run", "status", *settings, *COLUMNS]
     runs = table.drop_duplicates("run").set_index("run")
-    assert runs["algorithm"].to_dict() == {"a/0": "fedavg", "a/1": "fedau"} and runs["seed"].to_dict() == {"a/0": 0, "a/1": 1}
+    assert runs["algorithm"].to_dict() == {"a/0": "fedavg", "a/1": "fedau"} and runs[
+        "seed"
+    ].to_dict() == {"a/0": 0, "a/1": 1}
     assert math.isnan(runs["aggregator.cutoff"]["a/0"]) and runs["aggregator.cutoff"]["a/1"] == 50
     assert runs["model.hidden"]["a/1"] == "[64, 32]" and (runs["participation"] == "markov").all()
     accuracy = table[(table["run"] == "a/1") & (table["metric"] == "accuracy")]
-    assert accuracy["value"].tolist() == VALUES and accuracy["round"].tolist() == [0, 10, 20] and (accuracy["seed"] == 1).all()
+    assert (
+        accuracy["value"].tolist() == VALUES
+        and accuracy["round"].tolist() == [0, 10, 20]
+        and (accuracy["seed"] == 1).all()
+    )
     assert len(table) == 2 * 5 * len(VALUES)
 
 
@@ -59,11 +76,24 @@ def test_unfinished_runs_keep_their_rows_and_are_listed(tmp_path, write_run, con
     killed.write_bytes(killed.read_bytes()[:-9])
     table = load_runs(tmp_path)
     assert table.groupby("run").size().to_dict() == {"0": 15, "1": 15, "2": 15, "3": 14}
-    assert table.groupby("run")["status"].first().to_dict() == {"0": "done", "1": "failed", "2": "diverged", "3": "running"}
+    assert table.groupby("run")["status"].first().to_dict() == {
+        "0": "done",
+        "1": "failed",
+        "2": "diverged",
+        "3": "running",
+    }
     assert table.attrs["without_rows"] == [("4", "failed")]
     listed = failed_runs(tmp_path).set_index("run")
-    assert listed["status"].to_dict() == {"1": "failed", "2": "diverged", "3": "running", "4": "failed"}
-    assert listed["reason"]["1"] == "ValueError: out of luck" and listed["reason"]["2"] == "the loss is not finite"
+    assert listed["status"].to_dict() == {
+        "1": "failed",
+        "2": "diverged",
+        "3": "running",
+        "4": "failed",
+    }
+    assert (
+        listed["reason"]["1"] == "ValueError: out of luck"
+        and listed["reason"]["2"] == "the loss is not finite"
+    )
     assert "killed" in listed["reason"]["3"]
 
 
@@ -86,18 +116,30 @@ def test_no_runs_is_refused(tmp_path):
 
 @pytest.mark.parametrize("content", ["a: [", "- 1", ""])
 def test_damaged_configuration_is_named(tmp_path, write_run, config_of, content):
-    (write_run(tmp_path / "0", config_of("fedavg", "full", 0), VALUES) / "config.yaml").write_text(content)
+    (write_run(tmp_path / "0", config_of("fedavg", "full", 0), VALUES) / "config.yaml").write_text(
+        content
+    )
     with pytest.raises(ConfigError, match="config.yaml"):
         load_runs(tmp_path)
 
 
 def test_run_built_from_objects_is_named_by_its_classes(tmp_path, write_run):
-    config = {"client": {"_target_": "fedsim.algorithms.Sgd"}, "aggregator": {"_target_": "mine.Median"}, "seed": 1}
-    write_run(tmp_path / "0", {**config, "participation": {"_target_": "fedsim.participation.Markov"}}, VALUES)
+    config = {
+        "client": {"_target_": "fedsim.algorithms.Sgd"},
+        "aggregator": {"_target_": "mine.Median"},
+        "seed": 1,
+    }
+    write_run(
+        tmp_path / "0",
+        {**config, "participation": {"_target_": "fedsim.participation.Markov"}},
+        VALUES,
+    )
     write_run(tmp_path / "1", {}, VALUES)
     runs = load_runs(tmp_path).drop_duplicates("run")
     assert runs["algorithm"].tolist() == ["Sgd+Median", "run"]
-    assert runs["participation"].tolist()[0] == "Markov" and pd.isna(runs["participation"].tolist()[1])
+    assert runs["participation"].tolist()[0] == "Markov" and pd.isna(
+        runs["participation"].tolist()[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +147,10 @@ def test_run_built_from_objects_is_named_by_its_classes(tmp_path, write_run):
     [
         (["algorithm=fedau", "seed=3", "aggregator.cutoff=10"], "fedau"),
         (["algorithm=fedau", "client=fedspeed"], "fedau+client=fedspeed"),
-        (["correction=variance", "client=fedspeed", "+protocol=gossip"], "fedau+client=fedspeed+correction=variance+protocol=gossip"),
+        (
+            ["correction=variance", "client=fedspeed", "+protocol=gossip"],
+            "fedau+client=fedspeed+correction=variance+protocol=gossip",
+        ),
         (["client.radius=0.1", "participation=markov"], "fedau"),
     ],
 )

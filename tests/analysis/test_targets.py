@@ -8,7 +8,8 @@ import pytest
 from fedsim.analysis import rounds_per_node, rounds_to_target
 from fedsim.errors import ConfigError
 
-CURVE = [(0, 0.1), (10, 0.9), (20, 0.5), (30, 0.7), (40, 0.9), (50, 0.2)]  # means over three: 0.5, 0.7, 0.7, 0.6
+# Means over three: 0.5, 0.7, 0.7, 0.6
+CURVE = [(0, 0.1), (10, 0.9), (20, 0.5), (30, 0.7), (40, 0.9), (50, 0.2)]
 
 
 @pytest.mark.parametrize("target, expected", [(0.5, 20), (0.5001, 30), (0.69, 30), (0.71, None)])
@@ -18,11 +19,14 @@ def test_first_round_whose_mean_over_three_evaluations_reaches_it(target, expect
 
 def test_one_evaluation_alone_and_other_forms_of_a_curve():
     assert rounds_to_target(CURVE, 0.9, window=1) == 10
-    assert rounds_to_target(pd.Series(dict(CURVE)), 0.69) == rounds_to_target(dict(CURVE), 0.69) == 30
+    assert (
+        rounds_to_target(pd.Series(dict(CURVE)), 0.69) == rounds_to_target(dict(CURVE), 0.69) == 30
+    )
 
 
 def test_rounding_does_not_miss_a_target_that_is_met():
-    assert rounds_to_target([(0, 0.7), (1, 0.7), (2, 0.7)], 0.7) == 2  # the sum of three 0.7 is below 2.1 in binary
+    # The sum of three 0.7 is below 2.1 in binary
+    assert rounds_to_target([(0, 0.7), (1, 0.7), (2, 0.7)], 0.7) == 2
 
 
 def test_fewer_evaluations_than_the_window_never_reach():
@@ -44,14 +48,36 @@ def test_window_of_zero_is_refused():
         rounds_to_target(CURVE, 0.5, window=0)
 
 
-def node_table(curves: dict[tuple[str, int], list[float]], metric: str = "accuracy") -> pd.DataFrame:
-    """Rows of runs evaluated at rounds 0, 10, 20, ..., the latest first. curves: (run, node) -> values."""
+def node_table(
+    curves: dict[tuple[str, int], list[float]], metric: str = "accuracy"
+) -> pd.DataFrame:
+    """Rows of runs evaluated at rounds 0, 10, 20, ..., the latest first. curves: (run, node) ->
+    values."""
     rows = [
-        {"run": run, "round": 10 * at, "scope": "node", "node": node, "metric": metric, "value": value}
+        {
+            "run": run,
+            "round": 10 * at,
+            "scope": "node",
+            "node": node,
+            "metric": metric,
+            "value": value,
+        }
         for (run, node), values in curves.items()
         for at, value in reversed(list(enumerate(values)))
     ]
-    return pd.DataFrame([*rows, {"run": "a", "round": 0, "scope": "nodes", "node": -1, "metric": f"{metric}_mean", "value": 1.0}])
+    return pd.DataFrame(
+        [
+            *rows,
+            {
+                "run": "a",
+                "round": 0,
+                "scope": "nodes",
+                "node": -1,
+                "metric": f"{metric}_mean",
+                "value": 1.0,
+            },
+        ]
+    )
 
 
 NODES = {
@@ -71,7 +97,9 @@ def test_rounds_from_which_each_node_stays_at_the_target():
 
 
 def test_nodes_whose_loss_falls_to_the_target_in_the_table_of_one_result():
-    table = node_table({("a", 0): [2.0, 1.0, 1.5, 0.9], ("a", 1): [0.5, 1.1, 0.9, 1.0]}, "loss").drop(columns="run")
+    table = node_table(
+        {("a", 0): [2.0, 1.0, 1.5, 0.9], ("a", 1): [0.5, 1.1, 0.9, 1.0]}, "loss"
+    ).drop(columns="run")
     found = rounds_per_node(table, 1.0, "loss")
     assert found.columns.tolist() == ["node", "round"] and found["round"].tolist() == [30, 20]
 

@@ -36,7 +36,8 @@ def parts(*typed: str) -> Simulation:
     return build(compose(typed))
 
 
-# ------------------------------------------------------------------------------------------------ every option
+# ------------------------------------------------------------------------------------------------
+# every option
 
 
 @pytest.mark.parametrize(("group", "name"), SHIPPED, ids=["=".join(option) for option in SHIPPED])
@@ -60,7 +61,11 @@ def test_every_group_has_options_and_every_option_says_what_it_is():
 
 def test_the_values_of_the_only_option_of_a_class_are_the_class_defaults():
     """So that `fedsim run` and the object form agree on what is left out."""
-    nodes = {(o.group, o.name): yaml.safe_load(o.path.read_text()) or {} for each in find_options().values() for o in each}
+    nodes = {
+        (o.group, o.name): yaml.safe_load(o.path.read_text()) or {}
+        for each in find_options().values()
+        for o in each
+    }
     nodes = {place: node.get(place[0]) or node for place, node in nodes.items()}
     targets = [node.get("_target_") for node in nodes.values()]
     checked = 0
@@ -84,32 +89,63 @@ def test_the_plain_keys_of_the_file_are_the_defaults():
     assert set(config) == {*GROUPS, *settings_of(PlainKeys)}
 
 
-# ------------------------------------------------------------------------------------------------ which choice wins
+# ------------------------------------------------------------------------------------------------
+# which choice wins
 
 
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ([], {"client": Sgd(), "aggregator": FedAvg(), "protocol": Server(), "topology": None, "mixing": None, "correction": None}),
+        (
+            [],
+            {
+                "client": Sgd(),
+                "aggregator": FedAvg(),
+                "protocol": Server(),
+                "topology": None,
+                "mixing": None,
+                "correction": None,
+            },
+        ),
         (["algorithm=average_participating"], {"aggregator": FedAvg(weighting="uniform")}),
         (["algorithm=average_all"], {"aggregator": FedAvg(weighting="all")}),
         (["algorithm=known_prob"], {"aggregator": FedAvg(weighting="known_prob")}),
         (["algorithm=fedau"], {"client": Sgd(), "aggregator": FedAU()}),
         (["algorithm=fedau", "aggregator.cutoff=50"], {"aggregator": FedAU(cutoff=50)}),
         (["algorithm=fedspeed"], {"client": FedSpeed(), "aggregator": FedAvg(weighting="uniform")}),
-        (["algorithm=feddyn"], {"client": FedSpeed(radius=0.0), "aggregator": FedAvg(weighting="uniform")}),
+        (
+            ["algorithm=feddyn"],
+            {"client": FedSpeed(radius=0.0), "aggregator": FedAvg(weighting="uniform")},
+        ),
         (["algorithm=fedspeed", "aggregator=fedau"], {"client": FedSpeed(), "aggregator": FedAU()}),
         (["client=fedspeed", "aggregator=fedau"], {"client": FedSpeed(), "aggregator": FedAU()}),
         (["aggregator=fedau", "algorithm=fedspeed"], {"client": FedSpeed(), "aggregator": FedAU()}),
-        (["client=fedspeed", "client.radius=0.2"], {"client": FedSpeed(radius=0.2), "aggregator": FedAvg()}),
-        (["protocol=gossip"], {"protocol": Gossip(), "topology": RandomRegular(degree=4), "mixing": Metropolis()}),
-        (["protocol=gossip", "topology=ring", "mixing=own_share"], {"topology": Ring(), "mixing": OwnShare()}),
+        (
+            ["client=fedspeed", "client.radius=0.2"],
+            {"client": FedSpeed(radius=0.2), "aggregator": FedAvg()},
+        ),
+        (
+            ["protocol=gossip"],
+            {"protocol": Gossip(), "topology": RandomRegular(degree=4), "mixing": Metropolis()},
+        ),
+        (
+            ["protocol=gossip", "topology=ring", "mixing=own_share"],
+            {"topology": Ring(), "mixing": OwnShare()},
+        ),
         (
             ["algorithm=gossip"],
-            {"aggregator": FedAvg(weighting="uniform"), "protocol": Gossip(), "topology": RandomRegular(degree=4), "mixing": Metropolis()},
+            {
+                "aggregator": FedAvg(weighting="uniform"),
+                "protocol": Gossip(),
+                "topology": RandomRegular(degree=4),
+                "mixing": Metropolis(),
+            },
         ),
         (["algorithm=gossip", "topology=ring"], {"topology": Ring(), "protocol": Gossip()}),
-        (["algorithm=gossip", "protocol=server"], {"topology": None, "mixing": None, "protocol": Server()}),
+        (
+            ["algorithm=gossip", "protocol=server"],
+            {"topology": None, "mixing": None, "protocol": Server()},
+        ),
         (["algorithm=gossip", "aggregator=fedau"], {"aggregator": FedAU(), "protocol": Gossip()}),
         (
             ["algorithm=vc_gossip"],
@@ -120,11 +156,23 @@ def test_the_plain_keys_of_the_file_are_the_defaults():
                 "topology": RandomRegular(degree=4),
             },
         ),
-        (["algorithm=vc_gossip", "mixing=metropolis", "protocol.same_start=true"], {"mixing": Metropolis(), "protocol": Gossip()}),
-        (["algorithm=dpsgd"], {"protocol": Gossip(order="combine_then_adapt"), "mixing": Metropolis()}),
+        (
+            ["algorithm=vc_gossip", "mixing=metropolis", "protocol.same_start=true"],
+            {"mixing": Metropolis(), "protocol": Gossip()},
+        ),
+        (
+            ["algorithm=dpsgd"],
+            {"protocol": Gossip(order="combine_then_adapt"), "mixing": Metropolis()},
+        ),
         (["experiment=digits_graph"], {"mixing": OwnShare(), "protocol": Gossip(same_start=False)}),
-        (["+experiment=digits_graph", "algorithm=gossip"], {"mixing": OwnShare(), "aggregator": FedAvg(weighting="uniform")}),
-        (["experiment=digits_graph", "mixing=metropolis", "local.rate=0.5"], {"mixing": Metropolis()}),
+        (
+            ["+experiment=digits_graph", "algorithm=gossip"],
+            {"mixing": OwnShare(), "aggregator": FedAvg(weighting="uniform")},
+        ),
+        (
+            ["experiment=digits_graph", "mixing=metropolis", "local.rate=0.5"],
+            {"mixing": Metropolis()},
+        ),
         (["local.groups=3", "topology=ring"], {"local": LocalTraining(groups=3)}),
         (["local={groups: 3, rate: 0.2}"], {"local": LocalTraining(groups=3, rate=0.2)}),
         (["~topology"], {"topology": None}),
@@ -137,7 +185,9 @@ def test_typed_wins_over_experiment_over_algorithm_over_protocol_over_defaults(t
 
 
 def test_a_class_in_place_of_an_option_leaves_the_option_s_settings_behind():
-    simulation = parts("aggregator=fedau", "aggregator._target_=fedsim.algorithms.FedAvg", "aggregator.rate=0.5")
+    simulation = parts(
+        "aggregator=fedau", "aggregator._target_=fedsim.algorithms.FedAvg", "aggregator.rate=0.5"
+    )
     assert simulation.aggregator == FedAvg(rate=0.5)
     assert simulation.config["choices"]["aggregator"] == "FedAvg"
 
@@ -145,14 +195,23 @@ def test_a_class_in_place_of_an_option_leaves_the_option_s_settings_behind():
 def test_what_is_recorded_is_what_was_chosen_and_typed():
     settings = compose(["algorithm=vc_gossip", "local.groups=3", "name=${seed}-x"])
     assert settings.overrides == ["algorithm=vc_gossip", "local.groups=3", "name=${seed}-x"]
-    assert settings.choices | {"algorithm": "vc_gossip", "correction": "variance", "topology": "random_regular"} == settings.choices
+    assert (
+        settings.choices
+        | {
+            "algorithm": "vc_gossip",
+            "correction": "variance",
+            "topology": "random_regular",
+        }
+        == settings.choices
+    )
     assert set(settings.choices) == {*GROUPS, *PRESETS}
     assert settings.config["name"] == "0-x"
     assert settings.config["local"]["groups"] == 3
     assert yaml.safe_load(yaml.safe_dump(settings.recorded)) == settings.recorded
 
 
-# ------------------------------------------------------------------------------------------------ the user's own options
+# ------------------------------------------------------------------------------------------------
+# the user's own options
 
 RULE = '''
 from fedsim.algorithms import FedAvg
@@ -183,7 +242,11 @@ def own(tmp_path, monkeypatch) -> Path:
     for group, name, text in [
         ("aggregator", "scaled", "# FedAvg with a factor\n_target_: own_rules_of_a_test.Scaled\n"),
         ("aggregator", "fedau", "# mine\n_target_: own_rules_of_a_test.Scaled\nfactor: 3.0\n"),
-        ("algorithm", "mine", "# @package _global_\n# my preset\ndefaults:\n  - override /aggregator: scaled\n"),
+        (
+            "algorithm",
+            "mine",
+            "# @package _global_\n# my preset\ndefaults:\n  - override /aggregator: scaled\n",
+        ),
     ]:
         (tmp_path / "conf" / group).mkdir(parents=True, exist_ok=True)
         (tmp_path / "conf" / group / f"{name}.yaml").write_text(text)
@@ -194,7 +257,9 @@ def own(tmp_path, monkeypatch) -> Path:
 
 def test_own_options_are_added_and_come_before_those_shipped(own, monkeypatch):
     assert build(compose(["aggregator=scaled"], own)).aggregator.factor == 2.0
-    assert build(compose(["aggregator=scaled", "aggregator.factor=5"], own)).aggregator.factor == 5.0
+    assert (
+        build(compose(["aggregator=scaled", "aggregator.factor=5"], own)).aggregator.factor == 5.0
+    )
     assert build(compose(["algorithm=mine"], own)).aggregator.factor == 2.0
     assert build(compose(["algorithm=fedau"], own)).aggregator.factor == 3.0
     assert build(compose(["algorithm=fedau"])).aggregator == FedAU()
@@ -206,8 +271,15 @@ def test_own_options_are_added_and_come_before_those_shipped(own, monkeypatch):
 
 def test_an_option_whose_defaults_name_no_file_is_named_in_one_line(tmp_path):
     (tmp_path / "algorithm").mkdir()
-    (tmp_path / "algorithm" / "mine.yaml").write_text("# @package _global_\n# Of another.\ndefaults:\n  - ../algorithm/other\n")
-    with pytest.raises(ConfigError, match=r"^algorithm='other': there is no such file, which the defaults of another option name$"):
+    (tmp_path / "algorithm" / "mine.yaml").write_text(
+        "# @package _global_\n# Of another.\ndefaults:\n  - ../algorithm/other\n"
+    )
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"^algorithm='other': there is no such file, which the defaults of another option name$"
+        ),
+    ):
         compose(["algorithm=mine"], tmp_path)
 
 
@@ -216,16 +288,23 @@ def test_of_several_folders_of_own_options_the_first_comes_first(tmp_path, monke
     for number, folder in enumerate(folders):
         (folder / "data").mkdir(parents=True)
         for name in ("one", "two", "three")[number:]:
-            (folder / "data" / f"{name}.yaml").write_text(f"# A.\n_target_: fedsim.data.Synthetic\nclasses: {number + 5}\n")
+            (folder / "data" / f"{name}.yaml").write_text(
+                f"# A.\n_target_: fedsim.data.Synthetic\nclasses: {number + 5}\n"
+            )
     monkeypatch.setenv("FEDSIM_CONFIG_DIR", os.pathsep.join(map(str, folders[1:])))
-    found = [build(compose([f"data={name}"], folders[0])).data.classes for name in ("one", "two", "three")]
+    found = [
+        build(compose([f"data={name}"], folders[0])).data.classes
+        for name in ("one", "two", "three")
+    ]
     assert found == [5, 5, 5]
     assert build(compose(["data=three"])).data.classes == 6
 
 
 def test_own_rule_changes_the_result(own):
     small = ["partition.clients=8", "participation.cohort=3", "rounds=2"]
-    assert not np.array_equal(simulate([*small, "aggregator=scaled"], config_dir=own).models, simulate(small).models)
+    assert not np.array_equal(
+        simulate([*small, "aggregator=scaled"], config_dir=own).models, simulate(small).models
+    )
 
 
 def test_a_class_that_is_no_component_is_built_and_its_errors_are_explained(own):
@@ -242,7 +321,11 @@ def test_a_class_that_is_no_component_is_built_and_its_errors_are_explained(own)
 
 def test_what_is_no_class_of_the_group_is_refused_without_a_call(monkeypatch):
     called = []
-    monkeypatch.setitem(sys.modules, "calls_of_a_test", SimpleNamespace(call=lambda **settings: called.append(settings)))
+    monkeypatch.setitem(
+        sys.modules,
+        "calls_of_a_test",
+        SimpleNamespace(call=lambda **settings: called.append(settings)),
+    )
     for typed in ["failures._target_=calls_of_a_test.call", "client._target_=fedsim.data.Digits"]:
         with pytest.raises(ConfigError, match="accepted is a subclass of fedsim"):
             parts(typed)
@@ -250,20 +333,46 @@ def test_what_is_no_class_of_the_group_is_refused_without_a_call(monkeypatch):
 
 
 def test_a_model_that_would_leave_the_program_is_refused():
-    with pytest.raises(ConfigError, match=r"^model._target_='sys.exit': a model is built by a subclass"):
+    with pytest.raises(
+        ConfigError, match=r"^model._target_='sys.exit': a model is built by a subclass"
+    ):
         parts("model._target_=sys.exit", "~model.hidden")
 
 
-# ------------------------------------------------------------------------------------------------ imports
+# ------------------------------------------------------------------------------------------------
+# imports
 
 
 def test_import_takes_nothing_heavy_and_two_files_import_hydra():
-    heavy = ["torch", "ray", "hydra", "omegaconf", "flwr", "pandas", "matplotlib", "sklearn", "networkx", "numpy"]
-    code = f"import sys, fedsim; fedsim.__version__; dir(fedsim); print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    heavy = [
+        "torch",
+        "ray",
+        "hydra",
+        "omegaconf",
+        "flwr",
+        "pandas",
+        "matplotlib",
+        "sklearn",
+        "networkx",
+        "numpy",
+    ]
+    code = (
+        f"import sys, fedsim; fedsim.__version__; dir(fedsim); print([name for name in {heavy} if"
+        " name in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
     sources = Path(fedsim.__file__).parent.rglob("*.py")
     importers = [
-        path.name for path in sources if any(word in path.read_text() for word in ("import hydra", "from hydra", "omegaconf import"))
+        path.name
+        for path in sources
+        if any(
+            word in path.read_text() for word in ("import hydra", "from hydra", "omegaconf import")
+        )
     ]
     assert sorted(importers) == ["composition.py", "launching.py"]
     assert OPTIONS == CONF

@@ -1,4 +1,5 @@
-"""Runs from Python: the same as the command line and the object form, many at once, and inside other Hydra programs."""
+"""Runs from Python: the same as the command line and the object form, many at once, and inside
+other Hydra programs."""
 
 import functools
 import itertools
@@ -24,7 +25,15 @@ from fedsim.participation import Bernoulli
 from fedsim.schedules import Linear
 from fedsim.training import LocalTraining
 
-TINY = ["data=synthetic", "data.samples=200", "data.test=50", "data.shape=[6]", "data.classes=4", "partition.clients=8", "model.hidden=[5]"]
+TINY = [
+    "data=synthetic",
+    "data.samples=200",
+    "data.test=50",
+    "data.shape=[6]",
+    "data.classes=4",
+    "partition.clients=8",
+    "model.hidden=[5]",
+]
 TINY += [
     "partition.alpha=1",
     "participation=bernoulli",
@@ -38,12 +47,15 @@ TINY += [
 def tiny(*typed: str) -> list[str]:
     """Overrides of a run of 8 clients; the topology's degree only where there is one."""
     graph = any(word in override for override in typed for word in ("gossip", "dpsgd"))
-    return [override for override in TINY if graph or not override.startswith("topology")] + list(typed)
+    return [override for override in TINY if graph or not override.startswith("topology")] + list(
+        typed
+    )
 
 
 def test_every_algorithm_runs_and_gives_another_model_than_every_other():
     models = {
-        option.name: simulate(tiny(f"algorithm={option.name}", "seed=3")).models.mean(axis=0) for option in find_options()["algorithm"]
+        option.name: simulate(tiny(f"algorithm={option.name}", "seed=3")).models.mean(axis=0)
+        for option in find_options()["algorithm"]
     }
     assert len(models) >= 10
     assert all(np.isfinite(model).all() for model in models.values())
@@ -54,7 +66,14 @@ def test_every_algorithm_runs_and_gives_another_model_than_every_other():
 
 
 def test_overrides_and_objects_give_the_same_bytes():
-    typed = ["algorithm=fedspeed", "aggregator=fedau", "aggregator.cutoff=3", "schedule=linear", "local.steps=2", "seed=5"]
+    typed = [
+        "algorithm=fedspeed",
+        "aggregator=fedau",
+        "aggregator.cutoff=3",
+        "schedule=linear",
+        "local.steps=2",
+        "seed=5",
+    ]
     simulation = Simulation(
         data=Synthetic(samples=200, test=50, shape=[6], classes=4),
         partition=Dirichlet(clients=8, alpha=1.0),
@@ -79,8 +98,13 @@ def test_the_recorded_configuration_gives_the_run_again(tmp_path):
     result = simulate(tiny("algorithm=vc_gossip", "seed=2"), folder=tmp_path / "run")
     recorded = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert recorded["choices"]["algorithm"] == "vc_gossip"
-    assert yaml.safe_load((tmp_path / "run" / "overrides.yaml").read_text()) == tiny("algorithm=vc_gossip", "seed=2")
-    again = build(Settings({key: value for key, value in recorded.items() if key != "choices"}), progress=False).run()
+    assert yaml.safe_load((tmp_path / "run" / "overrides.yaml").read_text()) == tiny(
+        "algorithm=vc_gossip", "seed=2"
+    )
+    again = build(
+        Settings({key: value for key, value in recorded.items() if key != "choices"}),
+        progress=False,
+    ).run()
     assert again.models.tobytes() == result.models.tobytes()
 
 
@@ -113,18 +137,25 @@ def test_errors_of_parts_name_the_setting():
 
 
 def test_axes_make_every_combination():
-    assert combinations({"algorithm": ["fedavg", "fedau"], "seed": range(2), "local.clip_norm": None, "plots": True}) == [
+    assert combinations(
+        {"algorithm": ["fedavg", "fedau"], "seed": range(2), "local.clip_norm": None, "plots": True}
+    ) == [
         [f"algorithm={algorithm}", f"seed={seed}", "local.clip_norm=null", "plots=true"]
         for algorithm in ("fedavg", "fedau")
         for seed in (0, 1)
     ]
-    assert build(compose(combinations({"model.hidden": [[4, 3]]})[0])).model.keywords["hidden"] == [4, 3]
+    assert build(compose(combinations({"model.hidden": [[4, 3]]})[0])).model.keywords["hidden"] == [
+        4,
+        3,
+    ]
 
 
 def test_many_runs_in_processes_give_what_single_runs_give(tmp_path):
     runs = [tiny(f"seed={seed}") for seed in (1, 2)]
     results = simulate_many(runs, folder=tmp_path, processes=2)
-    assert [result.summary["model_sha256"] for result in results] == [simulate(run).summary["model_sha256"] for run in runs]
+    assert [result.summary["model_sha256"] for result in results] == [
+        simulate(run).summary["model_sha256"] for run in runs
+    ]
     assert [result.folder.parent for result in results] == [tmp_path, tmp_path]
     assert [result.folder.name[:-11] for result in results] == ["seed=1", "seed=2"]
     table = fedsim.load_runs(tmp_path)
@@ -136,19 +167,33 @@ def test_many_runs_are_checked_before_any_starts_and_all_end_before_a_failure_is
         simulate_many([tiny(), tiny("rounds=0")], folder=tmp_path / "first", processes=1)
     assert not (tmp_path / "first").exists()
     with pytest.raises(RuntimeError, match="1 of 3 runs failed, the first .*partition.min_size=99"):
-        simulate_many([tiny("seed=1"), tiny("partition.min_size=99"), tiny("seed=2")], folder=tmp_path, processes=1)
-    found = {path.parent.name[:-11]: json.loads(path.read_text())["status"] for path in tmp_path.glob("*/status.json")}
+        simulate_many(
+            [tiny("seed=1"), tiny("partition.min_size=99"), tiny("seed=2")],
+            folder=tmp_path,
+            processes=1,
+        )
+    found = {
+        path.parent.name[:-11]: json.loads(path.read_text())["status"]
+        for path in tmp_path.glob("*/status.json")
+    }
     assert found == {"seed=1": "done", "partition.min_size=99": "failed", "seed=2": "done"}
 
 
 def test_many_runs_of_which_some_are_finished_repeat_nothing(tmp_path, monkeypatch):
     first = simulate_many([tiny("seed=1"), tiny("seed=2")], folder=tmp_path, processes=1)
     monkeypatch.setattr("fedsim.rounds.round.Rounds.run", None)  # whatever runs now fails
-    again = simulate_many([tiny("seed=2", "engine=ray"), tiny("seed=1", "name=other")], folder=tmp_path, processes=1)
+    again = simulate_many(
+        [tiny("seed=2", "engine=ray"), tiny("seed=1", "name=other")], folder=tmp_path, processes=1
+    )
     assert [result.folder for result in again] == [result.folder for result in reversed(first)]
     assert [result.summary for result in again] == [result.summary for result in reversed(first)]
-    assert all(one.models.tobytes() == other.models.tobytes() for one, other in zip(again, reversed(first), strict=True))
-    assert all(one.metrics.equals(other.metrics) for one, other in zip(again, reversed(first), strict=True))
+    assert all(
+        one.models.tobytes() == other.models.tobytes()
+        for one, other in zip(again, reversed(first), strict=True)
+    )
+    assert all(
+        one.metrics.equals(other.metrics) for one, other in zip(again, reversed(first), strict=True)
+    )
     with pytest.raises(RuntimeError, match="1 of 2 runs failed"):
         simulate_many([tiny("seed=1"), tiny("seed=3")], folder=tmp_path, processes=1)
 

@@ -13,7 +13,9 @@ import fedsim
 from fedsim.cli.main import main
 from tests.paths import REPOSITORY
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="looks for processes in /proc"
+)
 _FILE = REPOSITORY / "experiments" / "faults" / "kill_sweep.py"
 
 
@@ -44,14 +46,27 @@ def expected(script, tmp_path_factory) -> dict:
     [
         ("basic", signal.SIGTERM, 143, "the same command goes on with what is missing"),
         ("joblib", signal.SIGKILL, -9, ""),
-        ("joblib", signal.SIGINT, 130, "interrupted; the same command goes on with what is missing"),
+        (
+            "joblib",
+            signal.SIGINT,
+            130,
+            "interrupted; the same command goes on with what is missing",
+        ),
     ],
 )
-def test_a_sweep_that_is_ended_and_started_again_gives_the_same_bytes(script, expected, tmp_path, monkeypatch, launcher, how, code, said):
+def test_a_sweep_that_is_ended_and_started_again_gives_the_same_bytes(
+    script, expected, tmp_path, monkeypatch, launcher, how, code, said
+):
     monkeypatch.chdir(tmp_path)
     sweep = script.Sweep(tmp_path, "ended", script.LAUNCHERS[launcher])
     process = sweep.start()
-    script.wait_for(lambda: process.poll() is not None or sweep.finished() and sweep.files("*/checkpoints/*.safetensors"))
+    script.wait_for(
+        lambda: (
+            process.poll() is not None
+            or sweep.finished()
+            and sweep.files("*/checkpoints/*.safetensors")
+        )
+    )
     sweep.end(process, how)
     output, _ = process.communicate(timeout=script.PATIENCE)
     assert process.returncode == code, output
@@ -61,8 +76,11 @@ def test_a_sweep_that_is_ended_and_started_again_gives_the_same_bytes(script, ex
     assert 1 <= len(done) < script.RUNS
     ended = fedsim.load_runs(sweep.folder)[["run", "status"]].drop_duplicates()
     assert {path.parent.name for path in done} == set(ended["run"][ended["status"] == "done"])
-    assert len(fedsim.compare(sweep.folder, panel=None).curves.query("counted")["run"].unique()) == len(done)
+    assert len(
+        fedsim.compare(sweep.folder, panel=None).curves.query("counted")["run"].unique()
+    ) == len(done)
 
-    assert main(["run", *script.Sweep(tmp_path, "ended", []).arguments]) == 0  # any launcher completes it
+    # Any launcher completes it
+    assert main(["run", *script.Sweep(tmp_path, "ended", []).arguments]) == 0
     assert sweep.results() == expected
     assert done.items() <= sweep.finished().items()

@@ -13,11 +13,33 @@ import fedsim
 from fedsim.cli.main import main
 from fedsim.config.composition import compose
 from fedsim.config.processes import THREADS
-from fedsim.config.sweeps import Typed, check_name, claimed, file_name, job_folder, job_key, sweep_name, swept_keys
+from fedsim.config.sweeps import (
+    Typed,
+    check_name,
+    claimed,
+    file_name,
+    job_folder,
+    job_key,
+    sweep_name,
+    swept_keys,
+)
 from fedsim.errors import ConfigError
 
-TINY = ["data=synthetic", "data.samples=100", "data.test=50", "data.shape=[4]", "data.classes=3", "partition.clients=6", "model.hidden=[4]"]
-TINY += ["participation=bernoulli", "participation.probability=0.5", "rounds=4", "evaluation.every=2"]
+TINY = [
+    "data=synthetic",
+    "data.samples=100",
+    "data.test=50",
+    "data.shape=[4]",
+    "data.classes=3",
+    "partition.clients=6",
+    "model.hidden=[4]",
+]
+TINY += [
+    "participation=bernoulli",
+    "participation.probability=0.5",
+    "rounds=4",
+    "evaluation.every=2",
+]
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 RULES = """
@@ -60,37 +82,69 @@ def sweep(*typed: str) -> int:
 
 def jobs(folder: Path) -> dict[str, str]:
     """What the runs of a sweep are called, less the key -> their status."""
-    found = {path.parent: json.loads(path.read_text())["status"] for path in sorted(folder.glob("*/status.json"))}
+    found = {
+        path.parent: json.loads(path.read_text())["status"]
+        for path in sorted(folder.glob("*/status.json"))
+    }
     assert all(re.fullmatch(r"(.+-)?[0-9a-f]{10}", path.name) for path in found)
     return {path.name[:-11]: status for path, status in found.items()}
 
 
 def summaries(folder: Path) -> dict[str, str]:
     """Key of a run -> SHA-256 of its models."""
-    found = {path.parent.name[-10:]: json.loads(path.read_text()) for path in folder.glob("*/summary.json")}
-    return {key: summary["model_sha256"] for key, summary in found.items() if "model_sha256" in summary}
+    found = {
+        path.parent.name[-10:]: json.loads(path.read_text())
+        for path in folder.glob("*/summary.json")
+    }
+    return {
+        key: summary["model_sha256"] for key, summary in found.items() if "model_sha256" in summary
+    }
 
 
 def steps(folder: Path) -> int:
     return len((folder / "steps").read_text()) if (folder / "steps").exists() else 0
 
 
-# ------------------------------------------------------------------------------------------------ names and keys
+# ------------------------------------------------------------------------------------------------
+# names and keys
 
 
 def test_a_sweep_is_named_by_its_experiment_what_it_sweeps_over_and_what_is_fixed():
-    typed = [Typed("seed", "0,1", True), Typed("experiment", "digits_server"), Typed("rounds", "20"), Typed("algorithm", "a,b", True)]
+    typed = [
+        Typed("seed", "0,1", True),
+        Typed("experiment", "digits_server"),
+        Typed("rounds", "20"),
+        Typed("algorithm", "a,b", True),
+    ]
     assert sweep_name(typed) == "digits_server-algorithm-seed-rounds_20"
     assert swept_keys(typed) == ["seed", "algorithm"]
-    elsewhere = [Typed("engine", "ray"), Typed("engine.workers", "2"), Typed("name", "x"), Typed("data.root", "/far")]
-    assert sweep_name([*reversed(typed), *elsewhere, Typed("hydra/launcher", "joblib")]) == sweep_name(typed)
+    elsewhere = [
+        Typed("engine", "ray"),
+        Typed("engine.workers", "2"),
+        Typed("name", "x"),
+        Typed("data.root", "/far"),
+    ]
+    assert sweep_name(
+        [*reversed(typed), *elsewhere, Typed("hydra/launcher", "joblib")]
+    ) == sweep_name(typed)
     larger = [Typed("seed", "range(9)", True) if each.key == "seed" else each for each in typed]
     assert sweep_name(larger) == sweep_name(typed) != sweep_name(typed[:2])
     assert sweep_name([]) == "all"
     assert swept_keys([Typed("rounds", "20"), Typed("engine", "ray")]) == ["rounds"]
 
 
-@pytest.mark.parametrize("text", ["model.hidden=[64, 32]", "../../etc/passwd", "data.file=/a/b c.npz", "x" * 5000, "ä=ö\n\0", "...", "-rf"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model.hidden=[64, 32]",
+        "../../etc/passwd",
+        "data.file=/a/b c.npz",
+        "x" * 5000,
+        "ä=ö\n\0",
+        "...",
+        "-rf",
+    ],
+)
 def test_any_text_gives_a_name_that_a_file_can_have(text, tmp_path):
     name = file_name(text)
     assert "/" not in name and not name.startswith((".", "-")) and len(name.encode()) <= 80
@@ -98,7 +152,10 @@ def test_any_text_gives_a_name_that_a_file_can_have(text, tmp_path):
     assert file_name("x" * 5000) != file_name("x" * 5001)
 
 
-@pytest.mark.parametrize("value", ["", ".", "..", "../x", "a/../../x", "/x", "a//b", "a/", "a\\b", "a\nb", "a\0", "x" * 201])
+@pytest.mark.parametrize(
+    "value",
+    ["", ".", "..", "../x", "a/../../x", "/x", "a//b", "a/", "a\\b", "a\nb", "a\0", "x" * 201],
+)
 def test_a_name_cannot_leave_its_folder(value):
     with pytest.raises(ConfigError, match="^sweep="):
         check_name("sweep", value)
@@ -108,10 +165,26 @@ def test_the_key_is_of_what_changes_results_alone():
     def key(*typed: str) -> str:
         return job_key(compose(typed).config)
 
-    same = ["engine=ray", "engine.workers=3", "logger=tensorboard", "progress=false", "plots=true", "name=x", "data.root=/elsewhere"]
+    same = [
+        "engine=ray",
+        "engine.workers=3",
+        "logger=tensorboard",
+        "progress=false",
+        "plots=true",
+        "name=x",
+        "data.root=/elsewhere",
+    ]
     assert {key(typed) for typed in same} == {key()}
     assert key("algorithm=fedavg", "participation=uniform", "seed=0") == key()
-    other = ["seed=1", "rounds=7", "algorithm=fedau", "local.rate=0.2", "data.limit=100", "evaluation.every=3", "metrics=[objective]"]
+    other = [
+        "seed=1",
+        "rounds=7",
+        "algorithm=fedau",
+        "local.rate=0.2",
+        "data.limit=100",
+        "evaluation.every=3",
+        "metrics=[objective]",
+    ]
     assert len({key(typed) for typed in other} | {key()}) == len(other) + 1
     recorded = yaml.safe_load(yaml.safe_dump(compose(["local.rate=1e-3", "seed=5"]).recorded))
     assert job_key(recorded) == key("seed=5", "local.rate=0.001")
@@ -130,11 +203,20 @@ def test_a_folder_in_which_another_process_is_at_work_is_refused_or_waited_for(t
     import subprocess
 
     code = (
-        "import fcntl, os, sys\nfcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\nprint('mine', flush=True)\nsys.stdin.read()"
+        "import fcntl, os, sys\nfcntl.flock(os.open(sys.argv[1], os.O_RDONLY),"
+        " fcntl.LOCK_EX)\nprint('mine', flush=True)\nsys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
         assert other.stdout.readline() == "mine\n"
-        with pytest.raises(ConfigError, match="another process is at work on this run"), claimed(tmp_path):
+        with (
+            pytest.raises(ConfigError, match="another process is at work on this run"),
+            claimed(tmp_path),
+        ):
             pass
         other.kill()
         with claimed(tmp_path, wait=True):
@@ -144,7 +226,8 @@ def test_a_folder_in_which_another_process_is_at_work_is_refused_or_waited_for(t
     assert list(tmp_path.iterdir()) == []
 
 
-# ------------------------------------------------------------------------------------------------ nothing twice
+# ------------------------------------------------------------------------------------------------
+# nothing twice
 
 
 def test_a_sweep_started_again_repeats_nothing_and_a_larger_one_does_what_is_new(here, capsys):
@@ -166,7 +249,13 @@ def test_a_sweep_started_again_repeats_nothing_and_a_larger_one_does_what_is_new
     assert steps(here) == done + 4
 
     assert sweep(counted, "seed=0,1", "local.rate=0.1,0.2", f"sweep={folder.name}") == 0
-    assert set(jobs(folder)) == {"seed=0", "seed=1", "seed=2", "seed=0,local.rate=0.2", "seed=1,local.rate=0.2"}
+    assert set(jobs(folder)) == {
+        "seed=0",
+        "seed=1",
+        "seed=2",
+        "seed=0,local.rate=0.2",
+        "seed=1,local.rate=0.2",
+    }
     assert list((here / "multirun").iterdir()) == [folder]
 
 
@@ -191,10 +280,22 @@ def test_a_sweep_has_the_name_that_it_is_given(here, capsys):
         ("--experimental-rerun=x.pickle", "--experimental-rerun='x.pickle': unpickles a file"),
         ("--config-path=x", "--config-path='x': use --config-dir"),
         ("--config-name=../x", "--config-name='../x': accepted is the name"),
-        ("aggregator=../aggregator/fedau", "aggregator='../aggregator/fedau': accepted is the name of an option"),
-        ("-m aggregator=fedavg,/algorithm/fedau", "aggregator='fedavg,/algorithm/fedau': accepted is the name of an option"),
-        ("-m seed=0,1 engine=inprocess,ray hydra/launcher=joblib", "engine='ray': hydra/launcher=joblib would start a Ray session in each"),
-        ("-m seed=0,1 engine=ray hydra/launcher=joblib hydra.launcher.n_jobs=2", "engine='ray': hydra/launcher=joblib would start"),
+        (
+            "aggregator=../aggregator/fedau",
+            "aggregator='../aggregator/fedau': accepted is the name of an option",
+        ),
+        (
+            "-m aggregator=fedavg,/algorithm/fedau",
+            "aggregator='fedavg,/algorithm/fedau': accepted is the name of an option",
+        ),
+        (
+            "-m seed=0,1 engine=inprocess,ray hydra/launcher=joblib",
+            "engine='ray': hydra/launcher=joblib would start a Ray session in each",
+        ),
+        (
+            "-m seed=0,1 engine=ray hydra/launcher=joblib hydra.launcher.n_jobs=2",
+            "engine='ray': hydra/launcher=joblib would start",
+        ),
     ],
 )
 def test_refused_in_one_line_before_anything_starts(typed, line, here, capfd):
@@ -205,7 +306,8 @@ def test_refused_in_one_line_before_anything_starts(typed, line, here, capfd):
     assert sorted(here.iterdir()) == before
 
 
-# ------------------------------------------------------------------------------------------------ failures
+# ------------------------------------------------------------------------------------------------
+# failures
 
 
 def test_a_failing_job_leaves_the_others_running_is_listed_and_is_run_again(here, capsys):
@@ -214,7 +316,11 @@ def test_a_failing_job_leaves_the_others_running_is_listed_and_is_run_again(here
     shown = capsys.readouterr()
     assert list(jobs(here / "multirun" / "s").values()) == ["done", "failed"]
     lines = shown.err.splitlines()
-    assert lines[0] == "1 failed:" and lines[1].endswith(": ZeroDivisionError: not repaired yet") and len(lines) == 2
+    assert (
+        lines[0] == "1 failed:"
+        and lines[1].endswith(": ZeroDivisionError: not repaired yet")
+        and len(lines) == 2
+    )
     assert lines[1].strip().startswith("multirun/s/aggregator._target_=rules_of_a_test.Repaired-")
     assert "fedsim compare multirun/s" in shown.out
     (failed,) = [path for path in (here / "multirun" / "s").glob("*Repaired*")]
@@ -231,11 +337,14 @@ def test_refused_jobs_are_listed_and_only_those_of_this_start(here, capsys):
     assert sweep("algorithm=fedavg,fedau", "partition.min_size=1,99", "sweep=s") == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "2 failed:"
-    assert all("partition.min_size=99: " in line and "ConfigError" not in line for line in lines[1:])
+    assert all(
+        "partition.min_size=99: " in line and "ConfigError" not in line for line in lines[1:]
+    )
     table = fedsim.load_runs(here / "multirun" / "s")
     assert set(table["algorithm"]) == {"fedavg", "fedau"}
     assert [status for _, status in table.attrs["without_rows"]] == ["failed", "failed"]
-    assert sweep("algorithm=fedavg,fedau", "partition.min_size=1,99", "sweep=s") == 2  # still refused, and said again
+    # Still refused, and said again
+    assert sweep("algorithm=fedavg,fedau", "partition.min_size=1,99", "sweep=s") == 2
     assert capsys.readouterr().err.startswith("2 failed:")
     assert sweep("algorithm=fedavg,fedau", "partition.min_size=1,2", "sweep=s") == 0
     assert capsys.readouterr().err == ""
@@ -259,7 +368,9 @@ def test_a_job_in_a_folder_of_another_run_is_not_taken_for_it(here, capsys):
     assert sweep("seed=1", "hydra.sweep.dir=s", "hydra.sweep.subdir=run") == 0
     assert "before" not in capsys.readouterr().out
     assert yaml.safe_load((here / "s" / "run" / "config.yaml").read_text())["seed"] == 1
-    assert sweep("seed=1", "hydra.sweep.dir=s", "hydra.sweep.subdir=run", "partition.min_size=99") == 2
+    assert (
+        sweep("seed=1", "hydra.sweep.dir=s", "hydra.sweep.subdir=run", "partition.min_size=99") == 2
+    )
     assert json.loads((here / "s" / "run" / "status.json").read_text())["status"] == "failed"
 
 
@@ -269,11 +380,16 @@ def test_an_experiment_can_be_a_sweep(here):
     lines += ["  sweeper: {params: {algorithm: 'fedavg,fedspeed', seed: 'range(2)'}}"]
     (here / "mine" / "experiment" / "grid.yaml").write_text("\n".join(lines))
     assert main(["run", "--config-dir=mine", "experiment=grid", *TINY]) == 0
-    names = {f"algorithm={algorithm},seed={seed}" for algorithm in ("fedavg", "fedspeed") for seed in (0, 1)}
+    names = {
+        f"algorithm={algorithm},seed={seed}"
+        for algorithm in ("fedavg", "fedspeed")
+        for seed in (0, 1)
+    }
     assert jobs(here / "multirun" / "grid") == dict.fromkeys(names, "done")
 
 
-# ------------------------------------------------------------------------------------------------ launchers
+# ------------------------------------------------------------------------------------------------
+# launchers
 
 
 def test_the_joblib_launcher_gives_the_same_models_as_one_process(here, capfd):
@@ -293,5 +409,14 @@ def test_the_joblib_launcher_gives_the_same_models_as_one_process(here, capfd):
 def test_jobs_one_after_the_other_may_run_on_ray(here, ray_session):
     assert sweep("seed=0,1", "sweep=here") == 0
     assert sweep("seed=0", "sweep=ray", "engine=ray") == 0
-    assert sweep("seed=0,1", "sweep=ray", "engine=ray", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1") == 0
+    assert (
+        sweep(
+            "seed=0,1",
+            "sweep=ray",
+            "engine=ray",
+            "hydra/launcher=joblib",
+            "hydra.launcher.n_jobs=1",
+        )
+        == 0
+    )
     assert summaries(here / "multirun" / "here") == summaries(here / "multirun" / "ray")

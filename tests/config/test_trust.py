@@ -96,14 +96,46 @@ def summary(folder: Path) -> dict:
 @pytest.mark.parametrize(
     ("group", "part", "key"),
     [
-        ("model", {"_target_": "os.system", "command": "touch marker"}, "model._target_='os.system'"),
-        ("model", {"_target_": "shutil.rmtree", "path": "precious"}, "model._target_='shutil.rmtree'"),
-        ("model", {"_target_": "numpy.load", "file": "a.npy", "allow_pickle": True}, "model._target_='numpy.load'"),
-        ("model", {"_target_": "fedsim.cli.main.os.system", "command": "touch marker"}, "model._target_='fedsim.cli.main.os.system'"),
-        ("model", {"_target_": "fedsim.config.building.importlib.import_module", "name": "evil"}, "model._target_="),
-        ("model", {"_target_": "fedsim.models.build.nn.Linear", "in_features": 4, "out_features": 3}, "model._target_="),
-        ("model", {"_target_": "fedsim.cli.main.main", "arguments": ["demo"]}, "model._target_='fedsim.cli.main.main'"),
-        ("model", {"_target_": "fedsim.recording.files.write_atomic", "path": "marker", "content": "x"}, "model._target_="),
+        (
+            "model",
+            {"_target_": "os.system", "command": "touch marker"},
+            "model._target_='os.system'",
+        ),
+        (
+            "model",
+            {"_target_": "shutil.rmtree", "path": "precious"},
+            "model._target_='shutil.rmtree'",
+        ),
+        (
+            "model",
+            {"_target_": "numpy.load", "file": "a.npy", "allow_pickle": True},
+            "model._target_='numpy.load'",
+        ),
+        (
+            "model",
+            {"_target_": "fedsim.cli.main.os.system", "command": "touch marker"},
+            "model._target_='fedsim.cli.main.os.system'",
+        ),
+        (
+            "model",
+            {"_target_": "fedsim.config.building.importlib.import_module", "name": "evil"},
+            "model._target_=",
+        ),
+        (
+            "model",
+            {"_target_": "fedsim.models.build.nn.Linear", "in_features": 4, "out_features": 3},
+            "model._target_=",
+        ),
+        (
+            "model",
+            {"_target_": "fedsim.cli.main.main", "arguments": ["demo"]},
+            "model._target_='fedsim.cli.main.main'",
+        ),
+        (
+            "model",
+            {"_target_": "fedsim.recording.files.write_atomic", "path": "marker", "content": "x"},
+            "model._target_=",
+        ),
         ("model", {"_target_": "fedsim.__main__.main"}, "model._target_='fedsim.__main__.main'"),
         ("model", {"_target_": "fedsim_evil.Net"}, "model._target_='fedsim_evil.Net'"),
         ("model", {"_target_": "evil.Net"}, "model._target_='evil.Net'"),
@@ -117,7 +149,9 @@ def summary(folder: Path) -> dict:
         ("more", {"a": {"b": [{"_target_": "evil.Net"}]}}, "more.a.b.0._target_='evil.Net'"),
     ],
 )
-def test_what_is_no_class_of_fedsim_is_refused_before_anything_is_imported(here, group, part, key, capfd, monkeypatch):
+def test_what_is_no_class_of_fedsim_is_refused_before_anything_is_imported(
+    here, group, part, key, capfd, monkeypatch
+):
     (here / "precious").mkdir()
     monkeypatch.syspath_prepend(str(here))
     for module in ("evil", "fedsim_evil"):
@@ -133,8 +167,13 @@ def test_what_is_no_class_of_fedsim_is_refused_before_anything_is_imported(here,
         change(here / "sent", **{group: part})
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     line = refused(capfd, "resume=sent")
-    assert line.startswith(key) and "it comes from a folder not made by you on this machine and is not a" in line
-    assert "--trust MODULE" in line and "evil" not in sys.modules and "fedsim_evil" not in sys.modules
+    assert (
+        line.startswith(key)
+        and "it comes from a folder not made by you on this machine and is not a" in line
+    )
+    assert (
+        "--trust MODULE" in line and "evil" not in sys.modules and "fedsim_evil" not in sys.modules
+    )
     assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
     assert (here / "precious").is_dir()
 
@@ -142,10 +181,22 @@ def test_what_is_no_class_of_fedsim_is_refused_before_anything_is_imported(here,
 def test_every_class_that_fedsim_records_is_a_class_of_fedsim():
     from fedsim.config.options import find_options
 
-    nodes = [yaml.safe_load(option.path.read_text()) or {} for options in find_options().values() for option in options]
+    nodes = [
+        yaml.safe_load(option.path.read_text()) or {}
+        for options in find_options().values()
+        for option in options
+    ]
     targets = {node["_target_"] for node in nodes if "_target_" in node}
     assert len(targets) > 60 and [target for target in targets if own_class(target) is None] == []
-    for path in ("fedsim", "fedsim.models", "fedsim.models.none", "fedsim.cli.main.Path", "fedsim._part", "os.path", "fedsim.errors.cut"):
+    for path in (
+        "fedsim",
+        "fedsim.models",
+        "fedsim.models.none",
+        "fedsim.cli.main.Path",
+        "fedsim._part",
+        "os.path",
+        "fedsim.errors.cut",
+    ):
         assert own_class(path) is None
     assert "fedsim.__main__" not in sys.modules
 
@@ -174,7 +225,9 @@ def own_run(folder: Path, patch: pytest.MonkeyPatch) -> None:
     (folder / "imported").unlink()
 
 
-def test_an_own_run_goes_on_without_a_question_and_one_with_other_settings_does_not(here, capfd, monkeypatch):
+def test_an_own_run_goes_on_without_a_question_and_one_with_other_settings_does_not(
+    here, capfd, monkeypatch
+):
     own_run(here, monkeypatch)
     shutil.copytree(here / "mine", here / "again")
     assert main(["run", "resume=mine", "checkpoint.keep=1", "progress=false"]) == 0
@@ -184,14 +237,18 @@ def test_an_own_run_goes_on_without_a_question_and_one_with_other_settings_does_
     (here / "imported").unlink()
     capfd.readouterr()
     change(here / "again", local={"rate": 0.2})
-    assert refused(capfd, "resume=again").startswith("model._target_='own_net_of_a_test.net': it comes from a folder not made by you")
+    assert refused(capfd, "resume=again").startswith(
+        "model._target_='own_net_of_a_test.net': it comes from a folder not made by you"
+    )
     assert not (here / "imported").exists()
 
 
 def test_a_key_of_somebody_else_signs_nothing_here(here, capfd, monkeypatch):
     own_run(here, monkeypatch)
     monkeypatch.setenv("XDG_STATE_HOME", str(here / "other"))
-    assert refused(capfd, "resume=mine").startswith("model._target_='own_net_of_a_test.net': it comes from a folder")
+    assert refused(capfd, "resume=mine").startswith(
+        "model._target_='own_net_of_a_test.net': it comes from a folder"
+    )
     assert not (here / "imported").exists() and not (here / "other").exists()
     monkeypatch.undo()
     monkeypatch.chdir(here)
@@ -203,11 +260,17 @@ def test_a_key_of_somebody_else_signs_nothing_here(here, capfd, monkeypatch):
     assert refused(capfd, "resume=mine").startswith("model._target_='own_net_of_a_test.net'")
 
 
-def test_a_module_that_is_trusted_by_name_is_used_and_what_it_imports_is_not(here, capfd, monkeypatch):
+def test_a_module_that_is_trusted_by_name_is_used_and_what_it_imports_is_not(
+    here, capfd, monkeypatch
+):
     own_run(here, monkeypatch)
     (here / "mine" / "signature").unlink()
     typed = ["resume=mine", "progress=false"]
-    for trusted in (["--trust", "another"], ["--trust=own_net"], ["--trust", "another", "--trust=own_net_of_a_tests"]):
+    for trusted in (
+        ["--trust", "another"],
+        ["--trust=own_net"],
+        ["--trust", "another", "--trust=own_net_of_a_tests"],
+    ):
         assert refused(capfd, *typed, *trusted).startswith("model._target_='own_net_of_a_test.net'")
         assert not (here / "imported").exists()
     shutil.copytree(here / "mine", here / "again")
@@ -222,7 +285,9 @@ def test_a_module_that_is_trusted_by_name_is_used_and_what_it_imports_is_not(her
 
 def test_trust_is_for_folders_and_names_a_module(capfd, here):
     assert take_trusted(["a=1", "--trust", "x.y", "--trust=z"]) == (["x.y", "z"], ["a=1"])
-    assert refused(capfd, "--trust", "my_module", "rounds=1").startswith("--trust='my_module': is for resume=FOLDER")
+    assert refused(capfd, "--trust", "my_module", "rounds=1").startswith(
+        "--trust='my_module': is for resume=FOLDER"
+    )
     for typed in (["--trust"], ["--trust="], ["--trust", "./my_module.py"], ["--trust=a-b"]):
         assert refused(capfd, "resume=sent", *typed).startswith("--trust=")
 
@@ -241,7 +306,9 @@ def test_the_key_is_the_user_s_alone_and_made_once(tmp_path, monkeypatch):
     assert stat.S_IMODE((folder / "key").stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("harm", ["open", "open folder", "short", "link", "folder link", "pipe", "folder"])
+@pytest.mark.parametrize(
+    "harm", ["open", "open folder", "short", "link", "folder link", "pipe", "folder"]
+)
 def test_a_key_that_others_could_know_or_have_put_there_is_not_used(harm, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     config, folder = {"rounds": 1}, tmp_path / "state" / "fedsim"
@@ -288,7 +355,8 @@ def test_without_a_home_that_can_be_written_a_run_is_unsigned_and_asks(here, cap
     assert key_folder() == here / "home" / ".local" / "state" / "fedsim"
 
 
-# ----------------------------------------------------------- what is of the machine, and not of the run
+# ----------------------------------------------------------- what is of the machine, and not of the
+# run
 
 
 def test_no_text_of_a_folder_is_resolved(here, capfd, monkeypatch):
@@ -311,20 +379,37 @@ def test_no_text_of_a_folder_is_resolved(here, capfd, monkeypatch):
 
 def test_the_engine_the_logger_and_the_place_of_data_are_not_taken_from_a_sent_folder(here, capfd):
     pytest.importorskip("tensorboard")
-    logger = {"_target_": "fedsim.recording.loggers.TensorBoard", "folder": str(here / "anywhere"), "nodes": False}
+    logger = {
+        "_target_": "fedsim.recording.loggers.TensorBoard",
+        "folder": str(here / "anywhere"),
+        "nodes": False,
+    }
     engine = {"_target_": "fedsim.engine.ray.Ray", "address": "cluster.example:6379", "workers": 2}
     config = yaml.safe_load((here / "sent" / "config.yaml").read_text())
-    changed = {**config, "logger": logger, "engine": engine, "data": {**config["data"], "root": "/elsewhere"}}
+    changed = {
+        **config,
+        "logger": logger,
+        "engine": engine,
+        "data": {**config["data"], "root": "/elsewhere"},
+    }
     (here / "sent" / "config.yaml").write_text(yaml.safe_dump(changed))
     shutil.copytree(here / "sent", here / "given")
     assert main(["run", "resume=sent", "progress=false"]) == 0
-    line = "fedsim: sent was not made by you on this machine: its engine, logger, data.root are not used; what you want of it, give here\n"
+    line = (
+        "fedsim: sent was not made by you on this machine: its engine, logger, data.root are not"
+        " used; what you want of it, give here\n"
+    )
     assert capfd.readouterr().err == line
     assert not (here / "anywhere").exists()
     recorded = yaml.safe_load((here / "sent" / "config.yaml").read_text())
-    assert recorded["logger"]["_target_"].endswith("NoLogger") and recorded["engine"]["_target_"].endswith("InProcess")
+    assert recorded["logger"]["_target_"].endswith("NoLogger") and recorded["engine"][
+        "_target_"
+    ].endswith("InProcess")
     assert "root" not in recorded["data"]
-    assert main(["run", "resume=given", "logger=tensorboard", "logger.folder=mine", "progress=false"]) == 0
+    assert (
+        main(["run", "resume=given", "logger=tensorboard", "logger.folder=mine", "progress=false"])
+        == 0
+    )
     assert "its engine, data.root are not used" in capfd.readouterr().err
     assert list((here / "mine").glob("events*")) and not (here / "anywhere").exists()
 
@@ -333,25 +418,41 @@ def test_a_logger_of_an_own_run_is_used(here, monkeypatch):
     pytest.importorskip("tensorboard")
     with monkeypatch.context() as faulty:
         fail_in_round(6, faulty)
-        assert main(["run", *TINY, "checkpoint.every=2", "logger=tensorboard", "hydra.run.dir=own"]) == 1
+        assert (
+            main(["run", *TINY, "checkpoint.every=2", "logger=tensorboard", "hydra.run.dir=own"])
+            == 1
+        )
     shutil.rmtree(here / "own" / "tensorboard")
     assert main(["run", "resume=own", "progress=false"]) == 0
     assert list((here / "own" / "tensorboard").glob("events*"))
 
 
 def test_data_are_not_downloaded_from_where_a_sent_folder_says(here, capfd):
-    data = {"_target_": "fedsim.data.images.MNIST", "root": "/elsewhere", "url": ["http://evil.invalid"]}
+    data = {
+        "_target_": "fedsim.data.images.MNIST",
+        "root": "/elsewhere",
+        "url": ["http://evil.invalid"],
+    }
     config = yaml.safe_load((here / "sent" / "config.yaml").read_text())
     (here / "sent" / "config.yaml").write_text(yaml.safe_dump({**config, "data": data}))
     line = refused(capfd, "resume=sent", f"data.root={here}")
-    assert line.startswith("data.url=['http://evil.invalid']: its data would be downloaded from there")
+    assert line.startswith(
+        "data.url=['http://evil.invalid']: its data would be downloaded from there"
+    )
     from fedsim.config.resuming import recorded_settings
 
-    given = recorded_settings(here / "sent", ["data.url=['http://evil.invalid']", f"data.root={here}"])
+    given = recorded_settings(
+        here / "sent", ["data.url=['http://evil.invalid']", f"data.root={here}"]
+    )
     assert given.config["data"] == {**data, "root": str(here)}
     capfd.readouterr()
-    (here / "sent" / "config.yaml").write_text(yaml.safe_dump({**config, "data": {**data, "url": []}}))
-    assert recorded_settings(here / "sent").config["data"] == {"_target_": data["_target_"], "url": []}
+    (here / "sent" / "config.yaml").write_text(
+        yaml.safe_dump({**config, "data": {**data, "url": []}})
+    )
+    assert recorded_settings(here / "sent").config["data"] == {
+        "_target_": data["_target_"],
+        "url": [],
+    }
 
 
 def test_files_that_a_sent_folder_has_the_run_read_are_told(here, capfd):
@@ -360,7 +461,10 @@ def test_files_that_a_sent_folder_has_the_run_read_are_told(here, capfd):
     (here / "sent" / "config.yaml").write_text(yaml.safe_dump({**config, "participation": part}))
     assert main(["run", "resume=sent"]) == 2
     told = capfd.readouterr().err.splitlines()
-    assert told[0].startswith("fedsim: sent was not made by you on this machine, and has the run read participation.file='")
+    assert told[0].startswith(
+        "fedsim: sent was not made by you on this machine, and has the run read"
+        " participation.file='"
+    )
     assert told[1].startswith("participation.file=") and not any("\x1b" in line for line in told)
 
 
@@ -371,7 +475,12 @@ def test_a_crafted_summary_and_name_are_one_clean_line(here, capfd):
     assert main(["run", "resume=sent"]) == 0
     shown = capfd.readouterr().out
     assert "\x1b" not in shown and "\x07" not in shown and shown.count("\n") == 1
-    for text in ('{"rounds": 3}', "[1]", '{"rounds": 3, "seconds": "1"}', '{"rounds": 3, "seconds": 1.0, "accuracy": []}'):
+    for text in (
+        '{"rounds": 3}',
+        "[1]",
+        '{"rounds": 3, "seconds": "1"}',
+        '{"rounds": 3, "seconds": 1.0, "accuracy": []}',
+    ):
         (here / "sent" / "summary.json").write_text(text)
         assert refused(capfd, "resume=sent").startswith("resume='sent/summary.json': ")
 
@@ -379,7 +488,18 @@ def test_a_crafted_summary_and_name_are_one_clean_line(here, capfd):
 # ------------------------------------------------------------------- modules beside config.yaml
 
 
-NAMES = ["pandas", "glob", "tensorboard", "bottleneck", "numexpr", "yaml", "psutil", "scipy", "matplotlib", "evil"]
+NAMES = [
+    "pandas",
+    "glob",
+    "tensorboard",
+    "bottleneck",
+    "numexpr",
+    "yaml",
+    "psutil",
+    "scipy",
+    "matplotlib",
+    "evil",
+]
 
 
 def trap(folder: Path, marker: Path) -> None:
@@ -397,11 +517,19 @@ def test_nothing_beside_a_sent_config_is_imported(here, module, tmp_path):
     trap(here / "sent", marker := tmp_path / "marker")
     done = fedsim(here / "sent", "run", "resume=.", "progress=false", module=module)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    for command in (["compare", "."], ["check", ".", "--write", "golden.json"], ["check", ".", "--against", "golden.json"]):
+    for command in (
+        ["compare", "."],
+        ["check", ".", "--write", "golden.json"],
+        ["check", ".", "--against", "golden.json"],
+    ):
         done = fedsim(here / "sent", *command, module=module)
         assert done.returncode == 0, done.stderr
     change(here / "sent", model={"_target_": "evil.Net"}, client={"_target_": "evil.Rule"})
-    for command in (["run", "resume=."], ["compare", "."], ["check", ".", "--write", "golden.json"]):
+    for command in (
+        ["run", "resume=."],
+        ["compare", "."],
+        ["check", ".", "--write", "golden.json"],
+    ):
         fedsim(here / "sent", *command, module=module)
     assert list(marker.iterdir()) == []
 
@@ -418,20 +546,33 @@ def test_modules_in_an_own_run_folder_that_came_later_are_not_imported(here, tmp
 def test_workers_of_a_cluster_do_not_start_within_a_run_folder(folder, here, capfd, monkeypatch):
     monkeypatch.chdir(here / folder)
     line = refused(capfd, "resume=.", "engine=ray", "engine.address=127.0.0.1:1")
-    assert line.startswith("engine.address='127.0.0.1:1': its workers would import what lies in this folder")
+    assert line.startswith(
+        "engine.address='127.0.0.1:1': its workers would import what lies in this folder"
+    )
 
 
 @pytest.mark.parametrize("module", [False, True], ids=["command", "module"])
-def test_what_lies_in_the_current_folder_stands_for_no_library_of_rays_workers(here, tmp_path, module):
+def test_what_lies_in_the_current_folder_stands_for_no_library_of_rays_workers(
+    here, tmp_path, module
+):
     """And what is the user's own is found there."""
     (here / "work").mkdir()
     marker = tmp_path / "marker"
     marker.mkdir(exist_ok=True)
     for name in ("scipy", "pandas", "colorama"):
-        (here / "work" / f"{name}.py").write_text(f"open({str(marker / name)!r}, 'w')\nraise ImportError({name!r})\n")
+        (here / "work" / f"{name}.py").write_text(
+            f"open({str(marker / name)!r}, 'w')\nraise ImportError({name!r})\n"
+        )
     (here / "work" / "own_net_of_a_test.py").write_text(NET.format(marker=str(marker / "own")))
     typed = [part for part in TINY if not part.startswith("model")]
-    command = ["run", *typed, "model._target_=own_net_of_a_test.net", "engine=ray", "engine.workers=1", "hydra.run.dir=run"]
+    command = [
+        "run",
+        *typed,
+        "model._target_=own_net_of_a_test.net",
+        "engine=ray",
+        "engine.workers=1",
+        "hydra.run.dir=run",
+    ]
     done = fedsim(here / "work", *command, module=module)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert [path.name for path in marker.iterdir()] in ([], ["own"])
@@ -446,7 +587,12 @@ def test_modules_of_the_current_folder_stand_for_no_library_of_a_run(here, tmp_p
     (here / "work" / "own_net_of_a_test.py").write_text(NET.format(marker=str(marker / "own")))
     typed = [part for part in TINY if not part.startswith("model")]
     for module in (False, True):
-        command = ["run", *typed, "model._target_=own_net_of_a_test.net", f"hydra.run.dir=run{module}"]
+        command = [
+            "run",
+            *typed,
+            "model._target_=own_net_of_a_test.net",
+            f"hydra.run.dir=run{module}",
+        ]
         done = fedsim(here / "work", *command, module=module)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert [path.name for path in marker.iterdir()] == ["own"]
@@ -457,14 +603,20 @@ def test_reading_runs_neither_imports_nor_calls_what_they_name(here, tmp_path, m
     (here / "evil.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.syspath_prepend(str(here))
     bad = {"_target_": "evil.Net", "command": "${oc.env:HOME}"}
-    change(here / "sent", **{group: bad for group in ("model", "client", "engine", "logger", "aggregator")})
-    assert not load_runs(here / "sent").empty and not compare(here / "sent", metric="loss").table.empty
+    change(
+        here / "sent",
+        **{group: bad for group in ("model", "client", "engine", "logger", "aggregator")},
+    )
+    assert (
+        not load_runs(here / "sent").empty and not compare(here / "sent", metric="loss").table.empty
+    )
     assert main(["check", "sent", "--write", "golden.json"]) == 0
     assert main(["check", "sent", "--against", "golden.json"]) == 0
     assert "evil" not in sys.modules
 
 
-# ------------------------------------------------------------------------ models on the command line
+# ------------------------------------------------------------------------ models on the command
+# line
 
 
 @pytest.mark.parametrize(
@@ -488,7 +640,11 @@ def test_a_model_is_built_by_what_builds_models(here, typed, capfd, monkeypatch)
     (here / "rmtree_of_a_test.py").write_text("from shutil import rmtree\n")
     line = refused(capfd, *TINY[:5], *typed.split(), "hydra.run.dir=new")
     assert line.startswith("model._target_=") and "subclass of torch.nn.Module" in line
-    assert (here / "precious").is_dir() and not (here / "marker").exists() and not (here / "new").exists()
+    assert (
+        (here / "precious").is_dir()
+        and not (here / "marker").exists()
+        and not (here / "new").exists()
+    )
 
 
 def test_functions_of_the_user_s_own_and_of_libraries_of_models_build_models(tmp_path, monkeypatch):
@@ -498,9 +654,18 @@ def test_functions_of_the_user_s_own_and_of_libraries_of_models_build_models(tmp
 
     from fedsim.models import MLP
 
-    code = "from torch import nn\ndef plain():\n    pass\n\ndef told() -> nn.Module:\n    pass\n\ndef number() -> int:\n    pass\n"
+    code = (
+        "from torch import nn\ndef plain():\n    pass\n\ndef told() -> nn.Module:\n    pass\n\ndef"
+        " number() -> int:\n    pass\n"
+    )
     code += "\nclass Net(nn.Module):\n    @classmethod\n    def from_config(cls):\n        pass\n"
-    names = ["lab_of_a_test.py", "timm/models/factory.py", "torchvision/__init__.py", "torchvision/models/resnet.py", "timm/__init__.py"]
+    names = [
+        "lab_of_a_test.py",
+        "timm/models/factory.py",
+        "torchvision/__init__.py",
+        "torchvision/models/resnet.py",
+        "timm/__init__.py",
+    ]
     for name in (*names, "torchvision/models/__init__.py", "timm/models/__init__.py"):
         path = tmp_path / "site-packages" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -513,7 +678,11 @@ def test_functions_of_the_user_s_own_and_of_libraries_of_models_build_models(tmp
     lab = importlib.import_module("lab_of_a_test")
     for library in ("timm.models.factory", "torchvision.models.resnet"):
         assert builds_models(importlib.import_module(library).plain)
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision", "lab_of_a_test")]:
+    for name in [
+        name
+        for name in sys.modules
+        if name.partition(".")[0] in ("timm", "torchvision", "lab_of_a_test")
+    ]:
         sys.modules.pop(name)
     assert builds_models(lab.told) and builds_models(lab.Net) and builds_models(lab.Net.from_config)
     assert not builds_models(lab.plain) and not builds_models(lab.number)
@@ -521,9 +690,26 @@ def test_functions_of_the_user_s_own_and_of_libraries_of_models_build_models(tmp
     def own():
         pass
 
-    for good in (own, functools.cache(own), functools.partial(own), functools.partial(MLP, hidden=[3]), MLP, nn.Linear, lambda: None):
+    for good in (
+        own,
+        functools.cache(own),
+        functools.partial(own),
+        functools.partial(MLP, hidden=[3]),
+        MLP,
+        nn.Linear,
+        lambda: None,
+    ):
         assert builds_models(good)
-    for bad in (int, object, len, os.system, functools.partial(os.system), nn.Linear(1, 1), "own", None):
+    for bad in (
+        int,
+        object,
+        len,
+        os.system,
+        functools.partial(os.system),
+        nn.Linear(1, 1),
+        "own",
+        None,
+    ):
         assert not builds_models(bad)
 
 

@@ -1,4 +1,5 @@
-"""The runs whose curves are kept: algorithm x participation x place, on digits, a fraction of a second each."""
+"""The runs whose curves are kept: algorithm x participation x place, on digits, a fraction of a
+second each."""
 
 from __future__ import annotations
 
@@ -9,17 +10,39 @@ from fedsim.config.building import build
 from fedsim.config.composition import compose
 
 FOLDER = Path(__file__).parent / "golden"
-SHORT = ["rounds=30", "evaluation.every=5", "partition.clients=40", "model.hidden=[16]", "metrics=[objective]", "progress=false"]
+SHORT = [
+    "rounds=30",
+    "evaluation.every=5",
+    "partition.clients=40",
+    "model.hidden=[16]",
+    "metrics=[objective]",
+    "progress=false",
+]
 PATTERNS = {
     "uniform": ["participation=uniform", "participation.cohort=8"],
-    "bernoulli": ["participation=bernoulli", "participation.correlation=labels", "participation.probability=0.3"],
+    "bernoulli": [
+        "participation=bernoulli",
+        "participation.correlation=labels",
+        "participation.probability=0.3",
+    ],
     "markov": ["participation=markov", "participation.probability=0.3"],
     "cyclic": ["participation=cyclic", "participation.probability=0.3", "participation.period=10"],
     "full": ["participation=full"],
 }
 AT_SERVER = [
     *("fedavg", "average_participating", "average_all", "known_prob", "fedau", "mifa", "fedvarp"),
-    *("fedprox", "scaffold", "feddyn", "fedcm", "fedsam", "mofedsam", "fedgamma", "fedspeed", "fedsmoo", "fednova"),
+    *(
+        "fedprox",
+        "scaffold",
+        "feddyn",
+        "fedcm",
+        "fedsam",
+        "mofedsam",
+        "fedgamma",
+        "fedspeed",
+        "fedsmoo",
+        "fednova",
+    ),
     *(
         "fedavgm",
         "fedadam",
@@ -34,17 +57,45 @@ AT_SERVER = [
         "last_average",
     ),
 ]
-OVER_GRAPH = ["gossip", "dpsgd", "vc_gossip", "dfedavgm", "dsgt", "push_sum", "el_local", "el_oracle", "partitioned_gossip"]
-CROSSED = ("fedavg", "fedau", "fedspeed", "scaffold", "mifa")  # with every pattern; the others with the first two
+OVER_GRAPH = [
+    "gossip",
+    "dpsgd",
+    "vc_gossip",
+    "dfedavgm",
+    "dsgt",
+    "push_sum",
+    "el_local",
+    "el_oracle",
+    "partitioned_gossip",
+]
+# With every pattern; the others with the first two
+CROSSED = ("fedavg", "fedau", "fedspeed", "scaffold", "mifa")
 CASES: dict[str, list[str]] = {}
 for algorithm in AT_SERVER:
-    for pattern in ("uniform", "bernoulli", *(("markov", "cyclic") if algorithm in CROSSED else ())):
-        CASES[f"server-{algorithm}-{pattern}"] = [f"algorithm={algorithm}", *PATTERNS[pattern], *SHORT]
+    for pattern in (
+        "uniform",
+        "bernoulli",
+        *(("markov", "cyclic") if algorithm in CROSSED else ()),
+    ):
+        CASES[f"server-{algorithm}-{pattern}"] = [
+            f"algorithm={algorithm}",
+            *PATTERNS[pattern],
+            *SHORT,
+        ]
 for algorithm in OVER_GRAPH:
     for pattern in ("full", "bernoulli"):
-        CASES[f"graph-{algorithm}-{pattern}"] = [f"algorithm={algorithm}", *PATTERNS[pattern], *SHORT]
+        CASES[f"graph-{algorithm}-{pattern}"] = [
+            f"algorithm={algorithm}",
+            *PATTERNS[pattern],
+            *SHORT,
+        ]
 for algorithm in ("fedau", "median", "fedprox", "fedcm"):  # the same definitions over a graph
-    CASES[f"graph-{algorithm}-bernoulli"] = [f"algorithm={algorithm}", "protocol=gossip", *PATTERNS["bernoulli"], *SHORT]
+    CASES[f"graph-{algorithm}-bernoulli"] = [
+        f"algorithm={algorithm}",
+        "protocol=gossip",
+        *PATTERNS["bernoulli"],
+        *SHORT,
+    ]
 for name, overrides in {
     "adam": ["local=adam"],
     "adamw": ["local=adam", "local.optimizer=adamw", "local.weight_decay=0.01"],
@@ -63,7 +114,8 @@ for algorithm in ("srrw", "srrw_history"):
 for schedule in ("linear", "cosine"):
     CASES[f"server-{schedule}-uniform"] = [f"schedule={schedule}", *PATTERNS["uniform"], *SHORT]
 
-VARIANTS = [["local.execution=looped"], ["local.clients_per_batch=1", "local.groups=3"]]  # what another machine may round otherwise
+# What another machine may round otherwise
+VARIANTS = [["local.execution=looped"], ["local.clients_per_batch=1", "local.groups=3"]]
 SEEDS = [["seed=1"], ["seed=2"], ["seed=3"]]
 
 

@@ -19,7 +19,11 @@ def rewrite(name: str) -> str:
     path = FOLDER / f"{name}.json"
     golden = measured(name)
     try:
-        run = Curves(golden.settings, {key: (curve["round"], curve["value"]) for key, curve in golden.curves.items()}, golden.sha256)
+        run = Curves(
+            golden.settings,
+            {key: (curve["round"], curve["value"]) for key, curve in golden.curves.items()},
+            golden.sha256,
+        )
         before = Golden.read(path) if path.exists() else None
         worst = [] if before is None else moved(before, run)
         if before is None:
@@ -31,7 +35,11 @@ def rewrite(name: str) -> str:
     except ConfigError as error:
         line = f"other settings ({error})"
     golden.write(path)
-    weak = f"; blind: {', '.join(golden.blind)}" if "server/loss" in golden.blind or "nodes/loss_mean" in golden.blind else ""
+    weak = (
+        f"; blind: {', '.join(golden.blind)}"
+        if "server/loss" in golden.blind or "nodes/loss_mean" in golden.blind
+        else ""
+    )
     return f"{name}: {line}{weak}"
 
 
@@ -39,7 +47,9 @@ def main(wanted: list[str]) -> None:
     names = [name for name in CASES if not wanted or any(each in name for each in wanted)]
     for line in Parallel(n_jobs=2, return_as="generator")(delayed(rewrite)(name) for name in names):
         print(line, flush=True)
-    gone = [] if wanted else sorted(path for path in FOLDER.glob("*.json") if path.stem not in CASES)
+    gone = (
+        [] if wanted else sorted(path for path in FOLDER.glob("*.json") if path.stem not in CASES)
+    )
     for path in gone:
         path.unlink()
         print(f"{path.stem}: removed")

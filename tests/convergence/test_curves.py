@@ -9,8 +9,14 @@ from tests.convergence.cases import CASES, FOLDER, curves
 @pytest.mark.parametrize("name", CASES)
 def test_the_curves_are_those_kept(name):
     worst = moved(Golden.read(FOLDER / f"{name}.json"), curves(name))
-    lines = [f"{m.curve} from round {m.round}: {m.value:.6g}, golden {m.golden:.6g}, off by {m.worst:.3g} tolerances" for m in worst]
-    assert not worst, "\n".join(["`make golden` rewrites the curves, if they are meant to move", *lines])
+    lines = [
+        f"{m.curve} from round {m.round}: {m.value:.6g}, golden {m.golden:.6g}, off by"
+        f" {m.worst:.3g} tolerances"
+        for m in worst
+    ]
+    assert not worst, "\n".join(
+        ["`make golden` rewrites the curves, if they are meant to move", *lines]
+    )
 
 
 def test_every_file_belongs_to_a_case():
@@ -19,7 +25,8 @@ def test_every_file_belongs_to_a_case():
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_curves_can_tell(name):
-    """What is tolerated is a small part of what another seed changes, in the loss and in the updates."""
+    """What is tolerated is a small part of what another seed changes, in the loss and in the
+    updates."""
     golden = Golden.read(FOLDER / f"{name}.json")
     main = "server/loss" if "server/loss" in golden.curves else "nodes/loss_mean"
     for curve in (main, "run/update_norm"):

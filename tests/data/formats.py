@@ -1,4 +1,5 @@
-"""Writers of tiny files in the formats of the data sets, independent of the readers under test, and what every test of a reader asks."""
+"""Writers of tiny files in the formats of the data sets, independent of the readers under test, and
+what every test of a reader asks."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def standardised(data, split: Split) -> np.ndarray:
 
 
 class Idx:
-    """Four IDX archives in `folder`: 12 training and 6 test images of 4 x 4 pixels. arrays, md5: by file name, md5 uncompressed."""
+    """Four IDX archives in `folder`: 12 training and 6 test images of 4 x 4 pixels. arrays, md5: by
+    file name, md5 uncompressed."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -46,25 +48,40 @@ class Idx:
         self.md5: dict[str, str] = {}
         pixels = np.random.default_rng(7)
         for part, count in (("train", 12), ("t10k", 6)):
-            self.put(f"{part}-images-idx3-ubyte.gz", pixels.integers(0, 256, (count, 4, 4), np.uint8))
+            self.put(
+                f"{part}-images-idx3-ubyte.gz", pixels.integers(0, 256, (count, 4, 4), np.uint8)
+            )
             self.put(f"{part}-labels-idx1-ubyte.gz", np.arange(count, dtype=np.uint8) % 10)
 
     def put(self, name: str, array: np.ndarray, **header: int) -> None:
         """Write `array`; header: kind, dimensions, count in place of the right ones."""
         kind, dimensions = header.get("kind", 8), header.get("dimensions", array.ndim)
         sizes = (header.get("count", len(array)), *array.shape[1:])
-        content = bytes((0, 0, kind, dimensions)) + struct.pack(f">{len(sizes)}I", *sizes) + array.tobytes()
+        content = (
+            bytes((0, 0, kind, dimensions))
+            + struct.pack(f">{len(sizes)}I", *sizes)
+            + array.tobytes()
+        )
         self.arrays[name], self.md5[name] = array, md5(content)
         (self.folder / name).write_bytes(gzip.compress(content))
 
 
 def python2_batch(images: np.ndarray, labels: list[int], kind: bytes = b"u1") -> bytes:
-    """A CIFAR-10 batch as the official files have it: a pickle of protocol 2 written by Python 2. images: uint8 [n, 3, 32, 32]."""
+    """A CIFAR-10 batch as the official files have it: a pickle of protocol 2 written by Python 2.
+    images: uint8 [n, 3, 32, 32]."""
     data = images.tobytes()
     items = b"".join(b"K" + bytes([label]) for label in labels)
-    shape = b"M" + struct.pack("<H", len(images)) + b"M" + struct.pack("<H", images[0].size) + b"\x86"
-    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + shape
-    array += b"cnumpy\ndtype\nU\x02" + kind + b"K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+    shape = (
+        b"M" + struct.pack("<H", len(images)) + b"M" + struct.pack("<H", images[0].size) + b"\x86"
+    )
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + shape
+    )
+    array += (
+        b"cnumpy\ndtype\nU\x02"
+        + kind
+        + b"K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+    )
     array += struct.pack("<I", len(data)) + data + b"tb"
     return b"\x80\x02}(U\x06labels](" + items + b"eU\x04data" + array + b"u."
 
@@ -72,7 +89,10 @@ def python2_batch(images: np.ndarray, labels: list[int], kind: bytes = b"u1") ->
 def cifar_batches() -> dict[str, tuple[np.ndarray, list[int]]]:
     """Six batches of 4 images each: name -> images uint8 [4, 3, 32, 32], labels."""
     pixels = np.random.default_rng(8)
-    return {name: (pixels.integers(0, 256, (4, 3, 32, 32), np.uint8), [i, 9, 0, 5]) for i, name in enumerate(BATCHES)}
+    return {
+        name: (pixels.integers(0, 256, (4, 3, 32, 32), np.uint8), [i, 9, 0, 5])
+        for i, name in enumerate(BATCHES)
+    }
 
 
 def write_mosaic(folder: Path, name: str, images: np.ndarray, labels: list[int]) -> None:
@@ -86,4 +106,5 @@ def write_mosaic(folder: Path, name: str, images: np.ndarray, labels: list[int])
     (folder / f"{name}.json.gz").write_bytes(gzip.compress(json.dumps({"labels": labels}).encode()))
 
 
-OFFLINE = {"url": [], "md5": {}}  # settings of tiny image sets: nothing is downloaded, nothing checked
+# Settings of tiny image sets: nothing is downloaded, nothing checked
+OFFLINE = {"url": [], "md5": {}}

@@ -14,12 +14,16 @@ def test_dirichlet_draws_have_the_second_moment_of_the_law(alpha):
     draws = np.exp(log_dirichlet(np.random.default_rng(1), alpha, 20_000, 10))
     np.testing.assert_allclose(draws.sum(axis=1), 1)
     second = (draws**2).sum(axis=1)
-    assert abs(second.mean() - (alpha + 1) / (10 * alpha + 1)) < 4 * second.std() / np.sqrt(20_000) + 1e-9
+    assert (
+        abs(second.mean() - (alpha + 1) / (10 * alpha + 1))
+        < 4 * second.std() / np.sqrt(20_000) + 1e-9
+    )
     assert np.all(np.abs(draws.mean(axis=0) - 0.1) < 4 * draws.std(axis=0) / np.sqrt(20_000))
 
 
 def test_cut_loses_nothing_and_is_off_by_at_most_one():
-    shares = np.exp(log_dirichlet(np.random.default_rng(0), 0.5, 4, 50)).T  # [50 clients, 4 classes]
+    # [50 clients, 4 classes]
+    shares = np.exp(log_dirichlet(np.random.default_rng(0), 0.5, 4, 50)).T
     totals = np.array([0, 1, 997, 6000])
     counts = cut(shares, totals)
     assert np.array_equal(counts.sum(axis=0), totals) and np.all(counts >= 0)
@@ -47,7 +51,8 @@ def test_fill_takes_random_samples_of_the_giver():
 
 
 def test_fill_serves_a_client_from_as_few_givers_as_can_be():
-    """So that a small client is as skewed as its givers: a run along 3 givers and 9 receivers meets at most 3 + 9 - 1 pairs."""
+    """So that a small client is as skewed as its givers: a run along 3 givers and 9 receivers meets
+    at most 3 + 9 - 1 pairs."""
     owner = np.repeat([0, 1, 2], [400, 300, 400])
     filled = fill(owner, 12, 50, np.random.default_rng(0))
     moved = filled != owner

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from fedsim.data import CIFAR10, MNIST, MnistWriters
-from tests.data.formats import BATCHES, OFFLINE, Idx, cifar_batches, md5, python2_batch, refusal, write_mosaic
+from tests.data.formats import (
+    BATCHES,
+    OFFLINE,
+    Idx,
+    cifar_batches,
+    md5,
+    python2_batch,
+    refusal,
+    write_mosaic,
+)
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 
@@ -24,12 +33,25 @@ def idx(tmp_path: Path) -> Idx:
 
 @pytest.mark.parametrize("where", ["", "mnist"])
 @pytest.mark.parametrize("by", ["setting", "environment"])
-def test_idx_files_are_found_by_root_or_environment_in_their_folder_or_above(idx, tmp_path, monkeypatch, where, by):
-    monkeypatch.setenv("FEDSIM_DATA", str(tmp_path / where if by == "environment" else tmp_path / "nowhere"))
-    data = MNIST(root=str(tmp_path / where) if by == "setting" else None, url=[], md5=idx.md5, validation=0).load(0)
-    assert data.train.x.dtype == np.uint8 and data.input_shape == (1, 4, 4) and data.scale == 1 / 255
-    assert np.array_equal(data.train.x[:, 0], idx.arrays[TRAIN_IMAGES]) and data.train.y.tolist() == [*range(10), 0, 1]
-    assert np.array_equal(data.test.x[:, 0], idx.arrays["t10k-images-idx3-ubyte.gz"]) and data.train.x.flags.writeable
+def test_idx_files_are_found_by_root_or_environment_in_their_folder_or_above(
+    idx, tmp_path, monkeypatch, where, by
+):
+    monkeypatch.setenv(
+        "FEDSIM_DATA", str(tmp_path / where if by == "environment" else tmp_path / "nowhere")
+    )
+    data = MNIST(
+        root=str(tmp_path / where) if by == "setting" else None, url=[], md5=idx.md5, validation=0
+    ).load(0)
+    assert (
+        data.train.x.dtype == np.uint8 and data.input_shape == (1, 4, 4) and data.scale == 1 / 255
+    )
+    assert np.array_equal(
+        data.train.x[:, 0], idx.arrays[TRAIN_IMAGES]
+    ) and data.train.y.tolist() == [*range(10), 0, 1]
+    assert (
+        np.array_equal(data.test.x[:, 0], idx.arrays["t10k-images-idx3-ubyte.gz"])
+        and data.train.x.flags.writeable
+    )
 
 
 def test_uncompressed_idx_files_are_read(idx):
@@ -62,14 +84,32 @@ FAULTS = {
     "damaged archive": (scramble, "truncated or damaged"),
     "truncated content": (cut_content, "183 values and its header promises 12 x 4 x 4"),
     "empty file": (lambda idx: (idx.folder / TRAIN_IMAGES).write_bytes(b""), "starts with nothing"),
-    "header alone": (lambda idx: (idx.folder / TRAIN_IMAGES).write_bytes(bytes((0, 0, 8, 3, 0, 0))), "inside its header"),
-    "wrong magic number": (lambda idx: idx.put(TRAIN_IMAGES, idx.arrays[TRAIN_IMAGES], kind=9), "00000903"),
+    "header alone": (
+        lambda idx: (idx.folder / TRAIN_IMAGES).write_bytes(bytes((0, 0, 8, 3, 0, 0))),
+        "inside its header",
+    ),
+    "wrong magic number": (
+        lambda idx: idx.put(TRAIN_IMAGES, idx.arrays[TRAIN_IMAGES], kind=9),
+        "00000903",
+    ),
     "wrong dimensions": (lambda idx: idx.put(TRAIN_IMAGES, idx.arrays[TRAIN_LABELS]), "00000801"),
-    "wrong count": (lambda idx: idx.put(TRAIN_IMAGES, idx.arrays[TRAIN_IMAGES], count=13), "13 x 4 x 4"),
-    "huge count": (lambda idx: idx.put(TRAIN_IMAGES, idx.arrays[TRAIN_IMAGES], count=2**32 - 1), "4294967295 x 4 x 4"),
+    "wrong count": (
+        lambda idx: idx.put(TRAIN_IMAGES, idx.arrays[TRAIN_IMAGES], count=13),
+        "13 x 4 x 4",
+    ),
+    "huge count": (
+        lambda idx: idx.put(TRAIN_IMAGES, idx.arrays[TRAIN_IMAGES], count=2**32 - 1),
+        "4294967295 x 4 x 4",
+    ),
     "no images": (lambda idx: idx.put(TRAIN_IMAGES, idx.arrays[TRAIN_IMAGES][:0]), "0 x 4 x 4"),
-    "fewer labels": (lambda idx: idx.put(TRAIN_LABELS, idx.arrays[TRAIN_LABELS][:-1]), "11 labels for 12 images"),
-    "label too large": (lambda idx: idx.put(TRAIN_LABELS, idx.arrays[TRAIN_LABELS] + 1), "labels from 1 to 10"),
+    "fewer labels": (
+        lambda idx: idx.put(TRAIN_LABELS, idx.arrays[TRAIN_LABELS][:-1]),
+        "11 labels for 12 images",
+    ),
+    "label too large": (
+        lambda idx: idx.put(TRAIN_LABELS, idx.arrays[TRAIN_LABELS] + 1),
+        "labels from 1 to 10",
+    ),
     "other size": (lambda idx: idx.put(TRAIN_IMAGES, np.zeros((12, 5, 5), np.uint8)), "(4, 4)"),
 }
 
@@ -78,31 +118,46 @@ FAULTS = {
 def test_a_faulty_idx_file_is_refused_by_name(idx, fault):
     damage, said = FAULTS[fault]
     damage(idx)
-    named = {"fewer labels": TRAIN_LABELS, "label too large": TRAIN_LABELS, "other size": "t10k-images-idx3-ubyte.gz"}.get(
-        fault, TRAIN_IMAGES
-    )
+    named = {
+        "fewer labels": TRAIN_LABELS,
+        "label too large": TRAIN_LABELS,
+        "other size": "t10k-images-idx3-ubyte.gz",
+    }.get(fault, TRAIN_IMAGES)
     assert said in refusal(MNIST(root=str(idx.folder), **OFFLINE), path=idx.folder / named)
 
 
 def test_a_file_of_other_content_is_refused_by_its_checksum(idx):
     changed = idx.md5 | {TRAIN_LABELS: md5(b"something else")}
-    assert "not the file of mnist" in refusal(MNIST(root=str(idx.folder), url=[], md5=changed), path=idx.folder / TRAIN_LABELS)
+    assert "not the file of mnist" in refusal(
+        MNIST(root=str(idx.folder), url=[], md5=changed), path=idx.folder / TRAIN_LABELS
+    )
     assert "not the file of mnist" in refusal(MNIST(root=str(idx.folder)))
 
 
 def test_a_broken_file_is_not_replaced_by_a_download(idx):
     cut_gzip(idx)
     before = (idx.folder / TRAIN_IMAGES).read_bytes()
-    refusal(MNIST(root=str(idx.folder), url=["http://127.0.0.1:9"], md5=idx.md5), path=idx.folder / TRAIN_IMAGES)
+    refusal(
+        MNIST(root=str(idx.folder), url=["http://127.0.0.1:9"], md5=idx.md5),
+        path=idx.folder / TRAIN_IMAGES,
+    )
     assert (idx.folder / TRAIN_IMAGES).read_bytes() == before
 
 
 def test_writers_are_numbered_and_counted(idx):
-    np.savez(idx.folder / "mnist_writers.npz", train=np.repeat([50, 7, 9], 4), test=np.array([50, 60, 60, 8, 8, 9]))
+    np.savez(
+        idx.folder / "mnist_writers.npz",
+        train=np.repeat([50, 7, 9], 4),
+        test=np.array([50, 60, 60, 8, 8, 9]),
+    )
     data = MnistWriters(root=str(idx.folder), validation=0, **OFFLINE).load(0)
-    assert data.train.client.tolist() == [2] * 4 + [0] * 4 + [1] * 4 and data.test.client.tolist() == [2, 4, 4, 3, 3, 1]
+    assert data.train.client.tolist() == [2] * 4 + [0] * 4 + [
+        1
+    ] * 4 and data.test.client.tolist() == [2, 4, 4, 3, 3, 1]
     np.savez(idx.folder / "mnist_writers.npz", train=np.arange(11), test=np.arange(6))
-    assert "(12,)" in refusal(MnistWriters(root=str(idx.folder), **OFFLINE), path=idx.folder / "mnist_writers.npz")
+    assert "(12,)" in refusal(
+        MnistWriters(root=str(idx.folder), **OFFLINE), path=idx.folder / "mnist_writers.npz"
+    )
     (idx.folder / "mnist_writers.npz").unlink()
     assert "mnist_writers.npz" in refusal(MnistWriters(root=str(idx.folder), **OFFLINE))
 
@@ -128,7 +183,11 @@ def test_batches_are_read_in_order_whoever_pickled_them_or_as_mosaics(cifar):
     data = CIFAR10(root=str(cifar.parent), validation=0, **OFFLINE).load(0)
     assert np.array_equal(data.train.x, np.concatenate([expected[name][0] for name in BATCHES[:5]]))
     assert data.train.y.tolist() == sum((expected[name][1] for name in BATCHES[:5]), [])
-    assert np.array_equal(data.test.x, expected["test_batch"][0]) and data.test.x.dtype == np.uint8 and not data.notes
+    assert (
+        np.array_equal(data.test.x, expected["test_batch"][0])
+        and data.test.x.dtype == np.uint8
+        and not data.notes
+    )
 
 
 class Trap:
@@ -143,7 +202,9 @@ class Trap:
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_nothing_stored_in_a_batch_is_run(cifar, tmp_path, protocol):
-    (cifar / "data_batch_1").write_bytes(pickle.dumps({"data": Trap(tmp_path / "sprung"), "labels": []}, protocol=protocol))
+    (cifar / "data_batch_1").write_bytes(
+        pickle.dumps({"data": Trap(tmp_path / "sprung"), "labels": []}, protocol=protocol)
+    )
     message = refusal(CIFAR10(root=str(cifar), **OFFLINE), path=cifar / "data_batch_1")
     assert "mkdir" in message and not (tmp_path / "sprung").exists()
 
@@ -153,10 +214,16 @@ BATCH_FAULTS = {
     "empty": b"",
     "no pickle": b"no pickle at all",
     "truncated": python2_batch(IMAGE, [0, 1])[:-500],
-    "bytes missing in the array": python2_batch(IMAGE, [0, 1]).replace(struct.pack("<I", 6144), struct.pack("<I", 6143), 1),
-    "fewer values than its shape": python2_batch(IMAGE, [0, 1]).replace(b"M\x02\x00", b"M\x03\x00", 1),
+    "bytes missing in the array": python2_batch(IMAGE, [0, 1]).replace(
+        struct.pack("<I", 6144), struct.pack("<I", 6143), 1
+    ),
+    "fewer values than its shape": python2_batch(IMAGE, [0, 1]).replace(
+        b"M\x02\x00", b"M\x03\x00", 1
+    ),
     "not uint8": python2_batch(IMAGE, [0, 1], kind=b"i1"),
-    "column order": pickle.dumps({"data": np.asfortranarray(IMAGE.reshape(2, -1)), "labels": [0, 1]}, protocol=4),
+    "column order": pickle.dumps(
+        {"data": np.asfortranarray(IMAGE.reshape(2, -1)), "labels": [0, 1]}, protocol=4
+    ),
     "array of objects": pickle.dumps({"data": np.array([[{}]]), "labels": [0]}),
     "no dictionary": pickle.dumps([1, 2]),
     "no labels": pickle.dumps({"data": IMAGE.reshape(2, -1)}),
@@ -176,7 +243,9 @@ def test_a_faulty_batch_is_refused_by_name(cifar, fault):
 
 
 def test_a_batch_of_other_content_is_refused_by_its_checksum(cifar):
-    assert "not the official batch" in refusal(CIFAR10(root=str(cifar), url=[]), path=cifar / "data_batch_1")
+    assert "not the official batch" in refusal(
+        CIFAR10(root=str(cifar), url=[]), path=cifar / "data_batch_1"
+    )
 
 
 def test_a_faulty_mosaic_is_refused_by_name(cifar):

@@ -1,4 +1,5 @@
-"""Partitions: what each promises (use of samples, sizes, minimum, classes), its statistical law in closed form, and what it refuses."""
+"""Partitions: what each promises (use of samples, sizes, minimum, classes), its statistical law in
+closed form, and what it refuses."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ from hypothesis import given, settings, strategies as st
 
 from fedsim import rng
 from fedsim.data.allocation import log_dirichlet
-from fedsim.data.partition import Dirichlet, DirichletPrior, Iid, Natural, Partition, Pathological, Quantity
+from fedsim.data.partition import (
+    Dirichlet,
+    DirichletPrior,
+    Iid,
+    Natural,
+    Partition,
+    Pathological,
+    Quantity,
+)
 from fedsim.errors import ConfigError
 from tests.paths import CONF
 
@@ -51,7 +60,9 @@ NATURAL = SimpleNamespace(y=BALANCED.y, client=np.random.default_rng(0).integers
     alpha=alphas,
     seed=seeds,
 )
-def test_exact_once_partitions_use_each_sample_once_and_keep_the_minimum(per_class, clients, min_size, alpha, seed):
+def test_exact_once_partitions_use_each_sample_once_and_keep_the_minimum(
+    per_class, clients, min_size, alpha, seed
+):
     train, total = labelled(per_class), sum(per_class)
     for kind in (
         Iid(clients=clients, min_size=min_size),
@@ -59,7 +70,9 @@ def test_exact_once_partitions_use_each_sample_once_and_keep_the_minimum(per_cla
         Quantity(clients=clients, min_size=min_size, alpha=alpha),
     ):
         if clients * min_size > total:
-            with pytest.raises(ConfigError, match=f"partition.min_size={min_size}: .*there are {total}; "):
+            with pytest.raises(
+                ConfigError, match=f"partition.min_size={min_size}: .*there are {total}; "
+            ):
                 kind.split(train, len(per_class), seed)
             continue
         shards = kind.split(train, len(per_class), seed)
@@ -77,7 +90,9 @@ def test_exact_once_partitions_use_each_sample_once_and_keep_the_minimum(per_cla
     alpha=alphas,
     seed=seeds,
 )
-def test_equal_sized_partitions_draw_without_replacement_from_refilled_pools(per_class, clients, size, alpha, seed):
+def test_equal_sized_partitions_draw_without_replacement_from_refilled_pools(
+    per_class, clients, size, alpha, seed
+):
     train, present = labelled(per_class), np.flatnonzero(per_class)
     held = min(size, len(present), 1 + seed % 3)
     for kind in (
@@ -89,18 +104,30 @@ def test_equal_sized_partitions_draw_without_replacement_from_refilled_pools(per
         assert np.all(shards.sizes == size)
         uses = np.bincount(shards.indices, minlength=len(train.y))
         assert all(np.ptp(uses[train.y == label]) <= 1 for label in present)
-        for client in range(clients):  # a sample twice at one client only where the client draws more of a class than there is
+        # A sample twice at one client only where the client draws more of a class than there is
+        for client in range(clients):
             samples = np.unique(shards.shard(client))
-            assert np.all(np.bincount(train.y[samples], minlength=len(per_class)) == np.minimum(counts[client], per_class))
+            assert np.all(
+                np.bincount(train.y[samples], minlength=len(per_class))
+                == np.minimum(counts[client], per_class)
+            )
         if isinstance(kind, Pathological):
             assert np.all((counts > 0).sum(axis=1) == held)
             assert all(np.ptp(row[row > 0]) <= 1 for row in counts)
-            assert (counts.sum(axis=0) > 0).sum() >= min(len(present), clients * held)  # no class missed that need not be
+            # No class missed that need not be
+            assert (counts.sum(axis=0) > 0).sum() >= min(len(present), clients * held)
 
 
 def test_natural_follows_the_client_ids():
-    train = SimpleNamespace(y=np.zeros((9, 1), np.float32), client=np.array([7, 3, 7, -1, 3, 9, 7, 1, 1]))
-    assert [Natural().split(train, 0, 0).shard(i).tolist() for i in range(4)] == [[7, 8], [1, 4], [0, 2, 6], [5]]
+    train = SimpleNamespace(
+        y=np.zeros((9, 1), np.float32), client=np.array([7, 3, 7, -1, 3, 9, 7, 1, 1])
+    )
+    assert [Natural().split(train, 0, 0).shard(i).tolist() for i in range(4)] == [
+        [7, 8],
+        [1, 4],
+        [0, 2, 6],
+        [5],
+    ]
     assert Natural(min_size=2).ids(train, 0).tolist() == [1, 3, 7]
     subsets = {tuple(Natural(clients=2, min_size=2).ids(train, seed)) for seed in range(30)}
     assert subsets == {(1, 3), (1, 7), (3, 7)}
@@ -129,7 +156,8 @@ def test_ten_thousand_clients_share_sixty_thousand_samples():
 
 def test_iid_label_counts_have_the_hypergeometric_variance():
     shards = Iid(clients=100).split(BALANCED, 10, 0)
-    squared = ((shards.label_counts(BALANCED.y, 10) - 6) ** 2).sum(axis=1)  # 60 of 6,000 samples at each client, 6 expected of each class
+    # 60 of 6,000 samples at each client, 6 expected of each class
+    squared = ((shards.label_counts(BALANCED.y, 10) - 6) ** 2).sum(axis=1)
     expected = 60 * 0.9 * (6000 - 60) / 5999
     assert abs(squared.mean() - expected) < 4 * squared.std() / 10
 
@@ -155,7 +183,10 @@ def label_entropy(kind, seed):
 
 @pytest.mark.parametrize("kind", [Dirichlet, DirichletPrior])
 def test_label_entropy_rises_with_alpha_from_one_class_to_all(kind):
-    means = [np.mean([label_entropy(kind(clients=30, alpha=alpha), seed) for seed in range(5)]) for alpha in (1e-6, 0.1, 1.0, 1e6)]
+    means = [
+        np.mean([label_entropy(kind(clients=30, alpha=alpha), seed) for seed in range(5)])
+        for alpha in (1e-6, 0.1, 1.0, 1e6)
+    ]
     assert np.all(np.diff(means) > 0.2)
     assert means[0] < 0.05 and means[-1] > 0.98 * np.log(10)
 
@@ -163,7 +194,8 @@ def test_label_entropy_rises_with_alpha_from_one_class_to_all(kind):
 def test_exact_once_dirichlet_shares_a_class_as_the_reference():
     shards = Dirichlet(clients=30, min_size=0, alpha=0.2).split(BALANCED, 10, 8)
     prior = np.exp(log_dirichlet(rng.generator(8, "partition"), 0.2, 30, 10))
-    expected = 600 * prior / prior.sum(axis=0)  # ALL samples of a class, in proportion to the clients' shares of it
+    # ALL samples of a class, in proportion to the clients' shares of it
+    expected = 600 * prior / prior.sum(axis=0)
     assert np.abs(shards.label_counts(BALANCED.y, 10) - expected).max() <= 1
 
 
@@ -175,16 +207,34 @@ def test_exact_once_dirichlet_shuffles_within_a_class():
 
 def test_quantity_sizes_have_the_dirichlet_spread_and_random_labels():
     train, clients, alpha = labelled([5000] * 10), 50, 0.5
-    sizes = np.stack([Quantity(clients=clients, min_size=0, alpha=alpha).split(train, 10, seed).sizes for seed in range(60)])
+    sizes = np.stack(
+        [
+            Quantity(clients=clients, min_size=0, alpha=alpha).split(train, 10, seed).sizes
+            for seed in range(60)
+        ]
+    )
     spread = (sizes / 1000 - 1) ** 2
-    assert abs(spread.mean() - (clients - 1) / (clients * alpha + 1)) < 4 * spread.mean(axis=1).std() / np.sqrt(60)
+    assert abs(spread.mean() - (clients - 1) / (clients * alpha + 1)) < 4 * spread.mean(
+        axis=1
+    ).std() / np.sqrt(60)
     counts = Quantity(clients=5, alpha=1.0).split(train, 10, 0).label_counts(train.y, 10)
-    assert np.abs(counts / counts.sum(axis=1, keepdims=True) - 0.1)[counts.sum(axis=1) > 2000].max() < 0.03
+    assert (
+        np.abs(counts / counts.sum(axis=1, keepdims=True) - 0.1)[counts.sum(axis=1) > 2000].max()
+        < 0.03
+    )
 
 
 def test_pathological_chooses_every_class_equally_often():
-    chosen = np.stack([(Pathological(clients=40).split(BALANCED, 10, s).label_counts(BALANCED.y, 10) > 0).sum(axis=0) for s in range(40)])
-    assert np.all(np.abs(chosen.mean(axis=0) - 8) < 4 * np.sqrt(40 * 0.2 * 0.8 / 40))  # 40 clients, 2 of 10 classes each
+    chosen = np.stack(
+        [
+            (Pathological(clients=40).split(BALANCED, 10, s).label_counts(BALANCED.y, 10) > 0).sum(
+                axis=0
+            )
+            for s in range(40)
+        ]
+    )
+    # 40 clients, 2 of 10 classes each
+    assert np.all(np.abs(chosen.mean(axis=0) - 8) < 4 * np.sqrt(40 * 0.2 * 0.8 / 40))
     covered = Pathological(clients=5).split(BALANCED, 10, 1).label_counts(BALANCED.y, 10)
     assert np.all((covered > 0).sum(axis=0) == 1)  # 5 * 2 choices must cover all 10
 
@@ -197,20 +247,53 @@ REGRESSION = SimpleNamespace(y=np.zeros((50, 1), np.float32), client=None)
 @pytest.mark.parametrize(
     ("kind", "train", "classes", "message"),
     [
-        (Dirichlet(clients=10, min_size=601), BALANCED, 10, r"partition\.min_size=601: .*min_size <= 600 .*clients <= 9"),
+        (
+            Dirichlet(clients=10, min_size=601),
+            BALANCED,
+            10,
+            r"partition\.min_size=601: .*min_size <= 600 .*clients <= 9",
+        ),
         (
             Iid(clients=6001),
             BALANCED,
             10,
-            r"partition\.min_size=1: .*min_size <= 0 \(0 allows empty clients\) or partition\.clients <= 6000",
+            (
+                r"partition\.min_size=1: .*min_size <= 0 \(0 allows empty clients\) or"
+                r" partition\.clients <= 6000"
+            ),
         ),
         (Quantity(clients=6001), BALANCED, 10, r"partition\.min_size=1: "),
-        (DirichletPrior(clients=6001), BALANCED, 10, r"partition\.clients=6001: at most 6000 .*partition\.size"),
+        (
+            DirichletPrior(clients=6001),
+            BALANCED,
+            10,
+            r"partition\.clients=6001: at most 6000 .*partition\.size",
+        ),
         (DirichletPrior(size=3, min_size=4), BALANCED, 10, r"partition\.min_size=4: at most 3"),
-        (Pathological(classes_per_client=11), BALANCED, 10, r"partition\.classes_per_client=11: at most 10"),
-        (Pathological(clients=2, classes_per_client=3), labelled([9, 0, 9]), 3, r"partition\.classes_per_client=3: at most 2"),
-        (Pathological(size=1), BALANCED, 10, r"partition\.classes_per_client=2: at most 1, the size"),
-        (Dirichlet(clients=2), REGRESSION, 0, r"partition='Dirichlet': .*regression.*partition=iid"),
+        (
+            Pathological(classes_per_client=11),
+            BALANCED,
+            10,
+            r"partition\.classes_per_client=11: at most 10",
+        ),
+        (
+            Pathological(clients=2, classes_per_client=3),
+            labelled([9, 0, 9]),
+            3,
+            r"partition\.classes_per_client=3: at most 2",
+        ),
+        (
+            Pathological(size=1),
+            BALANCED,
+            10,
+            r"partition\.classes_per_client=2: at most 1, the size",
+        ),
+        (
+            Dirichlet(clients=2),
+            REGRESSION,
+            0,
+            r"partition='Dirichlet': .*regression.*partition=iid",
+        ),
         (DirichletPrior(clients=2), REGRESSION, 0, r"partition='DirichletPrior': .*regression"),
         (Pathological(clients=2), REGRESSION, 0, r"partition='Pathological': .*regression"),
         (Natural(), BALANCED, 10, r"partition='Natural': .*no client ids"),
@@ -234,7 +317,12 @@ def test_what_cannot_be_kept_is_refused_with_the_reason(kind, train, classes, me
         (Dirichlet, {"alpha": float("nan")}),
         (Quantity, {"alpha": -1}),
     ]
-    + [(DirichletPrior, {"size": 0}), (Pathological, {"classes_per_client": 0}), (Iid, {"alpha": 1}), (Natural, {"clients": "many"})],
+    + [
+        (DirichletPrior, {"size": 0}),
+        (Pathological, {"classes_per_client": 0}),
+        (Iid, {"alpha": 1}),
+        (Natural, {"clients": "many"}),
+    ],
 )
 def test_settings_out_of_range_are_refused(kind, setting):
     with pytest.raises(ConfigError, match=f"{kind.__name__}.{next(iter(setting))}="):

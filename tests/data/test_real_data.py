@@ -1,4 +1,5 @@
-"""The real data sets, where they are: official sizes and content, clients, and what a linear model reaches on them."""
+"""The real data sets, where they are: official sizes and content, clients, and what a linear model
+reaches on them."""
 
 from __future__ import annotations
 
@@ -10,7 +11,16 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from fedsim.data import CIFAR10, MNIST, Dataset, FashionMNIST, Har, HeartDisease, MnistWriters, Shakespeare
+from fedsim.data import (
+    CIFAR10,
+    MNIST,
+    Dataset,
+    FashionMNIST,
+    Har,
+    HeartDisease,
+    MnistWriters,
+    Shakespeare,
+)
 from tests.data.formats import BATCHES, standardised
 
 
@@ -26,7 +36,10 @@ def linear_accuracy(data: Dataset) -> float:
     return fit.score(standardised(data, data.test), data.test.y)
 
 
-@pytest.mark.parametrize("source, folder, zeros", [(MNIST, "mnist", [5923, 980]), (FashionMNIST, "fashion-mnist", [6000, 1000])])
+@pytest.mark.parametrize(
+    "source, folder, zeros",
+    [(MNIST, "mnist", [5923, 980]), (FashionMNIST, "fashion-mnist", [6000, 1000])],
+)
 def test_mnist_and_fashion_mnist_are_the_official_files(real_data, source, folder, zeros):
     need(real_data, folder)
     data = source(url=[], validation=0).load(0)  # the default checksums hold
@@ -39,27 +52,40 @@ def test_mnist_and_fashion_mnist_are_the_official_files(real_data, source, folde
 def test_mnist_writers_are_disjoint(real_data):
     need(real_data, "mnist")
     data = MnistWriters(url=[], validation=0).load(0)
-    assert np.array_equal(np.unique(data.train.client), np.arange(539)) and np.array_equal(np.unique(data.test.client), np.arange(539, 836))
+    assert np.array_equal(np.unique(data.train.client), np.arange(539)) and np.array_equal(
+        np.unique(data.test.client), np.arange(539, 836)
+    )
 
 
 def test_cifar_mosaics_hold_the_official_batches(real_data, tmp_path):
     folder = need(real_data, "cifar10")
-    command = [sys.executable, str(folder / "restore_cifar10.py"), str(need(folder, "mosaic")), str(tmp_path)]
+    command = [
+        sys.executable,
+        str(folder / "restore_cifar10.py"),
+        str(need(folder, "mosaic")),
+        str(tmp_path),
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert {path.name for path in tmp_path.iterdir()} <= set(BATCHES)
     settings = {"url": [], "validation": 0, "allow_partial": True}
-    tiled, pickled = CIFAR10(**settings).load(0), CIFAR10(root=str(tmp_path), **settings).load(0)  # the pickles pass the official checksums
+    # The pickles pass the official checksums
+    tiled, pickled = CIFAR10(**settings).load(0), CIFAR10(root=str(tmp_path), **settings).load(0)
     for part in ("train", "test"):
         one, other = getattr(tiled, part), getattr(pickled, part)
         assert np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y)
-    assert np.bincount(tiled.test.y).tolist() == [1000] * 10 and "10000 of 50000" in tiled.notes["partial"]
+    assert (
+        np.bincount(tiled.test.y).tolist() == [1000] * 10
+        and "10000 of 50000" in tiled.notes["partial"]
+    )
 
 
 def test_har_features_reach_the_accuracy_of_the_official_split(real_data):
     need(real_data, "har-uci")
     data = Har(validation=0).load(0)
     assert (len(data.train), len(data.test)) == (7352, 2947)
-    assert len(np.unique(data.train.client)) == 21 and np.array_equal(np.unique(data.test.client), np.arange(21, 30))
+    assert len(np.unique(data.train.client)) == 21 and np.array_equal(
+        np.unique(data.test.client), np.arange(21, 30)
+    )
     assert 0.93 < linear_accuracy(data) < 0.96
 
 
@@ -75,17 +101,32 @@ def test_har_windows_have_gravity_in_total_acceleration_and_little_motion_at_res
 def test_heart_disease_has_the_label_skew_of_its_hospitals(real_data):
     need(real_data, "heart-disease")
     data = HeartDisease(validation=0).load(0)
-    whole = [np.concatenate([getattr(part, name) for part in (data.train, data.test)]) for name in ("client", "y")]
+    whole = [
+        np.concatenate([getattr(part, name) for part in (data.train, data.test)])
+        for name in ("client", "y")
+    ]
     assert np.bincount(whole[0]).tolist() == [303, 294, 123, 200]
-    assert [round(100 * whole[1][whole[0] == hospital].mean()) for hospital in range(4)] == [46, 36, 93, 74]
+    assert [round(100 * whole[1][whole[0] == hospital].mean()) for hospital in range(4)] == [
+        46,
+        36,
+        93,
+        74,
+    ]
     assert 0.75 < linear_accuracy(data) < 0.9
 
 
 def test_shakespeare_is_read_whole(real_data):
     need(real_data, "shakespeare")
     data = Shakespeare(stride=80, validation=0).load(0)
-    assert data.classes == 76 and data.input_shape == (80,) and len(np.unique(data.train.client)) == 1126
-    text = "".join(data.label_names[i] for i in data.train.x[:2].reshape(-1)) + data.label_names[data.train.y[1]]
+    assert (
+        data.classes == 76
+        and data.input_shape == (80,)
+        and len(np.unique(data.train.client)) == 1126
+    )
+    text = (
+        "".join(data.label_names[i] for i in data.train.x[:2].reshape(-1))
+        + data.label_names[data.train.y[1]]
+    )
     assert data.label_names[data.train.y[0]] == text[80] and text.startswith(
         "So shaken as we are, so wan with care,\nFind we a time for frighted peace to pant,"
     )

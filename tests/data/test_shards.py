@@ -23,7 +23,12 @@ def test_label_counts_are_the_histograms_of_the_shards():
     shards = Shards.from_owners(np.array([4, 0, 4, 2]), np.array([2, 0, 2, 0]), 4)
     assert [shards.shard(client).tolist() for client in range(4)] == [[0, 2], [], [4, 4], []]
     assert shards.sizes.tolist() == [2, 0, 2, 0] and shards.owners.tolist() == [0, 0, 2, 2]
-    assert shards.label_counts(np.array([1, 0, 1, 0, 2]), 3).tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 2], [0, 0, 0]]
+    assert shards.label_counts(np.array([1, 0, 1, 0, 2]), 3).tolist() == [
+        [0, 2, 0],
+        [0, 0, 0],
+        [0, 0, 2],
+        [0, 0, 0],
+    ]
 
 
 @settings(max_examples=40, deadline=None)
@@ -40,7 +45,11 @@ def test_holdout_divides_each_client_and_copies_stay_together(samples, fraction,
         assert sorted([*train.shard(client), *test.shard(client)]) == sorted(held)
         assert not set(train.shard(client)) & set(test.shard(client))
         distinct = len(set(held))
-        wanted = 0 if fraction == 0 or distinct < 2 else min(max(int(fraction * distinct + 0.5), 1), distinct - 1)
+        wanted = (
+            0
+            if fraction == 0 or distinct < 2
+            else min(max(int(fraction * distinct + 0.5), 1), distinct - 1)
+        )
         assert len(set(test.shard(client))) == wanted
 
 
@@ -59,7 +68,9 @@ def test_holdout_is_keyed_by_seed_and_client():
 
 def test_holdout_takes_each_sample_equally_often():
     shards = Shards(np.arange(5), np.array([0, 5]))
-    often = np.bincount(np.concatenate([holdout(shards, 0.4, seed)[1].indices for seed in range(500)]), minlength=5)
+    often = np.bincount(
+        np.concatenate([holdout(shards, 0.4, seed)[1].indices for seed in range(500)]), minlength=5
+    )
     assert often.sum() == 1000 and np.all(np.abs(often - 200) < 4 * np.sqrt(500 * 0.4 * 0.6))
 
 

@@ -22,7 +22,9 @@ def source(folder, train=TRAIN, test=TEST, name="small", **settings):
 
 def test_by_hand(tmp_path):
     data = source(tmp_path).load(0)
-    np.testing.assert_array_equal(data.train.x, np.array([[0.5, 0, 2], [0, 1.5, 0], [1, 1, 1], [0, 0, -4]], np.float32))
+    np.testing.assert_array_equal(
+        data.train.x, np.array([[0.5, 0, 2], [0, 1.5, 0], [1, 1, 1], [0, 0, -4]], np.float32)
+    )
     np.testing.assert_array_equal(data.train.y, [0, 1, 0, 1])
     np.testing.assert_array_equal(data.test.x, np.array([[7, 0, 0], [0, 0.25, 0]], np.float32))
     np.testing.assert_array_equal(data.test.y, [1, 0])
@@ -39,8 +41,15 @@ def test_standardised(tmp_path):
 
 def test_compressed_and_without_a_test_file(tmp_path):
     (tmp_path / "small.bz2").write_bytes(bz2.compress(TRAIN.encode() * 10))
-    one, other = (SvmLight(name="small", root=str(tmp_path), features=5, test=0.25).load(seed) for seed in (0, 1))
-    assert len(one.test) == 10 and len(one.train) + len(one.validation) == 30 and one.input_shape == (5,)
+    one, other = (
+        SvmLight(name="small", root=str(tmp_path), features=5, test=0.25).load(seed)
+        for seed in (0, 1)
+    )
+    assert (
+        len(one.test) == 10
+        and len(one.train) + len(one.validation) == 30
+        and one.input_shape == (5,)
+    )
     np.testing.assert_array_equal(one.test.x, other.test.x)
 
 
@@ -70,7 +79,9 @@ def test_refused_names(tmp_path):
         SvmLight(name="small", root=str(tmp_path)).load(0)
 
 
-@pytest.mark.parametrize(("name", "shape", "positive"), [("ijcnn1", (49_990, 22), 4_853), ("a9a", (32_561, 123), 7_841)])
+@pytest.mark.parametrize(
+    ("name", "shape", "positive"), [("ijcnn1", (49_990, 22), 4_853), ("a9a", (32_561, 123), 7_841)]
+)
 def test_the_real_files(name, shape, positive):
     root = DATA
     if not (root / "libsvm" / f"{name}.bz2").exists():

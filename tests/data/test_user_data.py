@@ -1,4 +1,5 @@
-"""A user's own .npz: what is made of it, and every fault refused in one line that names the file."""
+"""A user's own .npz: what is made of it, and every fault refused in one line that names the
+file."""
 
 from __future__ import annotations
 
@@ -24,18 +25,32 @@ def path(tmp_path: Path) -> Path:
 def test_features_become_float32_and_are_standardised_by_the_training_part(path):
     np.savez(path, x=X, y=Y)
     data = Npz(file=str(path)).load(0)
-    assert (data.name, data.task, data.classes, data.outputs, data.input_shape) == ("mine", "classification", 3, 3, (4,))
+    assert (data.name, data.task, data.classes, data.outputs, data.input_shape) == (
+        "mine",
+        "classification",
+        3,
+        3,
+        (4,),
+    )
     assert [len(part) for part in (data.train, data.validation, data.test)] == [14, 2, 4]
     z = standardised(data, data.train)
-    assert data.train.x.dtype == np.float32 and np.allclose(z.mean(axis=0), 0, atol=1e-5) and np.allclose(z.std(axis=0), 1, atol=1e-5)
-    assert data.train.client is None and np.array_equal(Npz(file=str(path)).load(1).test.x, data.test.x)
+    assert (
+        data.train.x.dtype == np.float32
+        and np.allclose(z.mean(axis=0), 0, atol=1e-5)
+        and np.allclose(z.std(axis=0), 1, atol=1e-5)
+    )
+    assert data.train.client is None and np.array_equal(
+        Npz(file=str(path)).load(1).test.x, data.test.x
+    )
 
 
 def test_given_test_arrays_are_used_whole(path):
     np.savez(path, x=X, y=Y, x_test=X[:5], y_test=np.array([0, 1, 2, 3, 3]))
     data = Npz(file=str(path), validation=0).load(0)
     assert (
-        np.array_equal(data.train.x, X.astype(np.float32)) and np.array_equal(data.test.x, X[:5].astype(np.float32)) and data.classes == 4
+        np.array_equal(data.train.x, X.astype(np.float32))
+        and np.array_equal(data.test.x, X[:5].astype(np.float32))
+        and data.classes == 4
     )
 
 
@@ -66,7 +81,9 @@ def test_the_task_and_the_number_of_classes_can_be_given(path):
     assert data.train.y.dtype == np.int64 and data.classes == 3
 
 
-@pytest.mark.parametrize("ids", [np.arange(20) // 4 * 10, np.array([f"clinic {i // 4}" for i in range(20)])])
+@pytest.mark.parametrize(
+    "ids", [np.arange(20) // 4 * 10, np.array([f"clinic {i // 4}" for i in range(20)])]
+)
 def test_clients_of_numbers_or_text_follow_their_samples(path, ids):
     np.savez(path, x=np.arange(20.0)[:, None], y=Y, client=ids)
     data = Npz(file=str(path)).load(0)
@@ -75,9 +92,21 @@ def test_clients_of_numbers_or_text_follow_their_samples(path, ids):
 
 
 def test_clients_of_the_test_arrays_have_the_numbers_of_the_training_arrays(path):
-    np.savez(path, x=X, y=Y, client=np.repeat([8, 3], 10), x_test=X[:3], y_test=Y[:3], client_test=np.array([8, 1, 3]))
+    np.savez(
+        path,
+        x=X,
+        y=Y,
+        client=np.repeat([8, 3], 10),
+        x_test=X[:3],
+        y_test=Y[:3],
+        client_test=np.array([8, 1, 3]),
+    )
     data = Npz(file=str(path), validation=0).load(0)
-    assert data.train.client.tolist() == [1] * 10 + [0] * 10 and data.test.client.tolist() == [1, 2, 0]
+    assert data.train.client.tolist() == [1] * 10 + [0] * 10 and data.test.client.tolist() == [
+        1,
+        2,
+        0,
+    ]
 
 
 def spoiled(value: float) -> np.ndarray:
@@ -111,7 +140,10 @@ FAULTS = {
     "real client ids": ({"client": X[:, 0]}, "client of type float64"),
     "negative client ids": ({"client": Y - 1}, "whole numbers >= 0"),
     "client ids of another length": ({"client": Y[:-1]}, "shape (19,)"),
-    "client ids of two kinds": ({"client": Y, "x_test": X, "y_test": Y, "client_test": Y.astype(str)}, "text in one"),
+    "client ids of two kinds": (
+        {"client": Y, "x_test": X, "y_test": Y, "client_test": Y.astype(str)},
+        "text in one",
+    ),
     "objects": ({"x": np.array([[{}]] * 20, dtype=object)}, "Python objects"),
 }
 
@@ -127,7 +159,9 @@ def test_labels_that_are_not_whole_are_refused_where_classes_are_asked_for(path)
     np.savez(path, x=X, y=Y + 0.5)
     assert "0.5" in refusal(Npz(file=str(path), task="classification"), key="data.file", path=path)
     np.savez(path, x=X, y=Y)
-    assert "from 0 to 2; accepted are 0 to 1" in refusal(Npz(file=str(path), classes=2), key="data.file", path=path)
+    assert "from 0 to 2; accepted are 0 to 1" in refusal(
+        Npz(file=str(path), classes=2), key="data.file", path=path
+    )
 
 
 def test_files_that_are_no_npz_are_refused(path):
@@ -143,14 +177,24 @@ def test_files_that_are_no_npz_are_refused(path):
     np.save(path.with_suffix(".npy"), X)
     assert "not an .npz" in said(path.with_suffix(".npy").read_bytes())
     np.savez(path, features=X)
-    assert "no array x nor y; it holds features" in refusal(Npz(file=str(path)), key="data.file", path=path)
+    assert "no array x nor y; it holds features" in refusal(
+        Npz(file=str(path)), key="data.file", path=path
+    )
     path.unlink()
     assert "does not exist" in refusal(Npz(file=str(path)), key="data.file", path=path)
     path.mkdir()
     refusal(Npz(file=str(path)), key="data.file", path=path)
 
 
-@pytest.mark.parametrize("settings", [{}, {"file": "a.npz", "test": 0}, {"file": "a.npz", "validation": 1}, {"file": "a.npz", "limit": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"file": "a.npz", "test": 0},
+        {"file": "a.npz", "validation": 1},
+        {"file": "a.npz", "limit": 0},
+    ],
+)
 def test_faulty_settings_are_refused_by_name(settings):
     name = list(settings)[-1] if settings else "file"
     with pytest.raises(ConfigError, match=re.escape(f"Npz.{name}=")):

@@ -1,4 +1,5 @@
-"""Parts of a simulation that kill, stop or break the worker they run in, for real (also for `experiments/faults/kill_workers.py`).
+"""Parts of a simulation that kill, stop or break the worker they run in, for real (also for
+`experiments/faults/kill_workers.py`).
 
 All parts are in every simulation, so that it computes the same with a fault and without.
 """
@@ -32,15 +33,23 @@ from fedsim.recording.checkpoints import Checkpoint
 from fedsim.simulation.simulation import Simulation
 from fedsim.training import LocalTraining
 
-START, TRAINING, EXCHANGE, EVALUATION, CHECKPOINT = PHASES = "start", "training", "exchange", "evaluation", "checkpoint"
-SOME = {TRAINING: 5, EXCHANGE: 5}  # calls after which a worker has done some of its jobs of a round, and not all
+START, TRAINING, EXCHANGE, EVALUATION, CHECKPOINT = PHASES = (
+    "start",
+    "training",
+    "exchange",
+    "evaluation",
+    "checkpoint",
+)
+# Calls after which a worker has done some of its jobs of a round, and not all
+SOME = {TRAINING: 5, EXCHANGE: 5}
 
 
 @dataclass
 class Fault:
-    """What happens to a worker. phases: where, in each by itself; how: kill, hang, stop (the whole process), slow, exit, raise, memory,
-    or wait (until `release`); after: by phase, calls in a worker before it happens; marks: folder of one file for each time it
-    happened, and of one "worker-PID" for each worker; times: at most so often in each phase of the whole run."""
+    """What happens to a worker. phases: where, in each by itself; how: kill, hang, stop (the whole
+    process), slow, exit, raise, memory, or wait (until `release`); after: by phase, calls in a
+    worker before it happens; marks: folder of one file for each time it happened, and of one
+    "worker-PID" for each worker; times: at most so often in each phase of the whole run."""
 
     marks: Path
     phases: Sequence[str]
@@ -124,7 +133,8 @@ class FaultyAggregator(Aggregator):
 
 
 class KillsWhenSaved(Participation):
-    """Uniform participation; when its state is asked for, in the middle of a checkpoint, a worker is killed."""
+    """Uniform participation; when its state is asked for, in the middle of a checkpoint, a worker
+    is killed."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
@@ -135,7 +145,10 @@ class KillsWhenSaved(Participation):
 
         def kill_and_tell():
             if self.fault.first(CHECKPOINT):
-                os.kill(next(pid for pid in reversed(self.fault.workers()) if state_of(pid) in "RSD"), signal.SIGKILL)
+                os.kill(
+                    next(pid for pid in reversed(self.fault.workers()) if state_of(pid) in "RSD"),
+                    signal.SIGKILL,
+                )
             return state()
 
         pattern.state = kill_and_tell
@@ -168,11 +181,18 @@ class FaultyNet(MLP):
         return super().forward(x)
 
 
-def faulty_simulation(fault: Fault | None = None, engine: Engine | None = None, graph: bool = True, **parts: Any) -> Simulation:
-    """Six rounds on digits, over a ring or at a server, in process unless there is an engine; with checkpoints if a fault is in them."""
+def faulty_simulation(
+    fault: Fault | None = None, engine: Engine | None = None, graph: bool = True, **parts: Any
+) -> Simulation:
+    """Six rounds on digits, over a ring or at a server, in process unless there is an engine; with
+    checkpoints if a fault is in them."""
     over: dict[str, Any] = {"protocol": Gossip(), "topology": Ring()} if graph else {}
     if fault is not None and CHECKPOINT in fault.phases:
-        over |= {"participation": KillsWhenSaved(fault), "folder": fault.marks / "run", "checkpoint": Checkpoint(every=2)}
+        over |= {
+            "participation": KillsWhenSaved(fault),
+            "folder": fault.marks / "run",
+            "checkpoint": Checkpoint(every=2),
+        }
     settings: dict[str, Any] = {
         "data": Digits(),
         "partition": Dirichlet(clients=8, alpha=1.0),

@@ -30,7 +30,8 @@ FREE_OBJECTS = "/ray.rpc.ObjectManagerService/FreeObjects"
 
 
 def overwrite_class(port: int) -> None:
-    """Read the class of the actors and write it back; anything else would be run by the next one."""
+    """Read the class of the actors and write it back; anything else would be run by the next
+    one."""
     store = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel(port))
     asked = gcs_service_pb2.InternalKVKeysRequest(namespace=FUNCTIONS)
     keys = store.InternalKVKeys(asked, timeout=SECONDS).results

@@ -46,7 +46,10 @@ def taken(path: Path) -> int:
 
 def test_arrays_have_their_shapes_and_start_at_zero(arena):
     for name, spec in SPECS.items():
-        assert (arena[name].shape, arena[name].dtype) == (spec.stored, np.dtype(spec.dtype)) and name in arena
+        assert (arena[name].shape, arena[name].dtype) == (
+            spec.stored,
+            np.dtype(spec.dtype),
+        ) and name in arena
         assert not arena[name][:5].any() and arena[name].flags.writeable
     assert "models/2" not in arena
     named = arena.named("client/")
@@ -64,7 +67,11 @@ def test_rows_travel_between_arenas(arena):
     arena["client/dual"][7] = 0  # what was taken is a copy
     other = Arena(SPECS)
     other.put(rows, values)
-    assert other["client/dual"][7, 0] == 7 and other["client/dual"][2, 0] == 2 and not other["client/dual"][3].any()
+    assert (
+        other["client/dual"][7, 0] == 7
+        and other["client/dual"][2, 0] == 2
+        and not other["client/dual"][3].any()
+    )
     assert (other["models/0"] == 1).all()
     assert other["partial/update"][:, 0].tolist() == [0, 4]
 
@@ -74,7 +81,9 @@ def test_rows_of_an_array_in_blocks_are_written_and_read_as_those_of_any_other(a
     values = np.random.default_rng(0).random((9, 37), np.float32)
     everyone, at = np.arange(9), np.array(at, np.int64)
     arena.write("models/1", everyone, values)
-    assert arena["models/1"].shape == (3, 9, 16) and np.array_equal(arena["models/1"][2, :, :5], values[:, 32:])
+    assert arena["models/1"].shape == (3, 9, 16) and np.array_equal(
+        arena["models/1"][2, :, :5], values[:, 32:]
+    )
     assert np.array_equal(arena.rows("models/1", at), values[at])
     arena.write("models/1", at, -values[at])
     values[at] *= -1
@@ -85,7 +94,9 @@ def test_rows_of_an_array_in_blocks_are_written_and_read_as_those_of_any_other(a
         assert np.array_equal(other.whole("models/1")[rows], values[rows])
     part = {"models/1": (slice(1, 2), at, slice(0, 16))}
     other.put(part, {"models/1": np.ones((1, len(at), 16), np.float32)})
-    assert (other.whole("models/1")[at, 16:32] == 1).all() and np.array_equal(other.whole("models/1")[at, :16], values[at, :16])
+    assert (other.whole("models/1")[at, 16:32] == 1).all() and np.array_equal(
+        other.whole("models/1")[at, :16], values[at, :16]
+    )
 
 
 def test_private_arrays_take_memory_only_where_they_are_touched():
@@ -137,7 +148,8 @@ def test_sparse_arrays_take_memory_for_reserved_rows_only(memory):
     assert 2 * 16384 <= taken(dual) <= 4 * 16384
     arena["client/dual"][998] = 1
     arena.reserve(["client/dual"], np.array([998]))
-    assert arena["client/dual"][998].all() and not arena["client/dual"][3].any()  # what is there stays
+    # What is there stays
+    assert arena["client/dual"][998].all() and not arena["client/dual"][3].any()
     model = arena.folder / "message.model"
     arena.reserve(["message/model"], np.arange(8, 16))
     assert 3 * 8 * 2048 == taken(model)  # of each of the three blocks
@@ -149,7 +161,12 @@ def test_sparse_arrays_take_memory_for_reserved_rows_only(memory):
 def test_arenas_of_dead_processes_are_removed_and_no_others(memory):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    names = [f"fedsim-{ended.pid}-abc", f"fedsim-{os.getpid()}-def", "fedsim-x-abc", f"other-{ended.pid}-abc"]
+    names = [
+        f"fedsim-{ended.pid}-abc",
+        f"fedsim-{os.getpid()}-def",
+        "fedsim-x-abc",
+        f"other-{ended.pid}-abc",
+    ]
     for name in names:
         (memory / name).mkdir()
         (memory / name / "models.0").write_bytes(b"0" * 100)
@@ -177,7 +194,8 @@ def test_the_lock_and_not_the_number_of_a_process_tells_whether_it_lives(memory)
 
 @pytest.fixture
 def small_memory(tmp_path, monkeypatch):
-    """One megabyte of shared memory. It is detached at once, so that it goes with this process, however that ends."""
+    """One megabyte of shared memory. It is detached at once, so that it goes with this process,
+    however that ends."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
     try:
         mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
@@ -195,7 +213,10 @@ def small_memory(tmp_path, monkeypatch):
 
 def test_full_memory_is_said_with_sizes_and_leaves_nothing(small_memory):
     specs = {"models/0": ArraySpec((100_000,)), "models/1": ArraySpec((200_000,))}  # 0.4 and 0.8 MB
-    with pytest.raises(MemoryError, match=r"shared memory is full: models/1 needs .* MB, .* MB are free; use engine=inprocess"):
+    with pytest.raises(
+        MemoryError,
+        match=r"shared memory is full: models/1 needs .* MB, .* MB are free; use engine=inprocess",
+    ):
         SharedArena(specs)
     assert not list(small_memory.iterdir())
 

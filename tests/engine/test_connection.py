@@ -57,7 +57,8 @@ def test_messages_of_any_size_come_back_until_the_worker_ends(worker, tmp_path):
 
 
 def test_a_worker_that_stops_in_the_middle_of_a_message_is_given_up(worker, tmp_path):
-    """More than a socket holds is sent to a stopped process; without the limit this would wait for ever, here until it is killed."""
+    """More than a socket holds is sent to a stopped process; without the limit this would wait for
+    ever, here until it is killed."""
     with dial(tmp_path / "line", 0.5) as line:
         worker.send_signal(signal.SIGSTOP)
         killer = threading.Timer(60, worker.kill)
@@ -92,7 +93,10 @@ def test_a_worker_that_stops_in_the_middle_of_its_answer_is_given_up_and_said_to
         with pytest.raises(BrokenLine) as error:
             session.answer(driver)
         late.cancel()
-        assert session.reason(Hosted(0, None), error.value) == "it hung in the middle of an answer for 0.5 s"
+        assert (
+            session.reason(Hosted(0, None), error.value)
+            == "it hung in the middle of an answer for 0.5 s"
+        )
 
 
 @pytest.mark.parametrize("patience", [1e-9, 0.9999999, 1e12])
@@ -122,7 +126,8 @@ def test_why_a_line_broke_is_asked_of_ray(known, said):
 
 
 def test_what_is_ready_is_found_even_when_there_is_no_time_left(tmp_path):
-    """One worker with a line that is silent, one with a call that has come back: it must not be taken for one that hangs."""
+    """One worker with a line that is silent, one with a call that has come back: it must not be
+    taken for one that hangs."""
     present = listener(tmp_path / "line")
     with dial(tmp_path / "line", None) as driver, answered(present) as worker:
         session = session_of()
@@ -143,15 +148,23 @@ def test_a_session_in_which_a_job_failed_gives_no_answers_any_more(monkeypatch):
     assert session.run([]) == [] and session.run([1, 2]) == [1, 0.5]
     with pytest.raises(ZeroDivisionError):
         session.run([0])
-    with pytest.raises(RuntimeError, match="^a job of this session has failed; it can only be closed$"):
+    with pytest.raises(
+        RuntimeError, match="^a job of this session has failed; it can only be closed$"
+    ):
         session.run([1])
 
 
 def session_of(**settings) -> RaySession:
     """A session with no worker, and a Ray that knows of no node."""
     session = object.__new__(RaySession)
-    session.ray = SimpleNamespace(exceptions=SimpleNamespace(OutOfMemoryError=OutOfMemory), nodes=list)
-    session.settings, session.starting, session.kernel_kills = Ray(**settings), {}, killed_for_memory()
+    session.ray = SimpleNamespace(
+        exceptions=SimpleNamespace(OutOfMemoryError=OutOfMemory), nodes=list
+    )
+    session.settings, session.starting, session.kernel_kills = (
+        Ray(**settings),
+        {},
+        killed_for_memory(),
+    )
     return session
 
 
@@ -171,14 +184,17 @@ def answers(monkeypatch):
 
 @pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize(("shared_memory", "kind"), [(True, "Connection"), (False, "ObjectRef")])
-def test_workers_that_share_memory_answer_on_lines_and_others_to_calls(ray_session, answers, shared_memory, kind):
+def test_workers_that_share_memory_answer_on_lines_and_others_to_calls(
+    ray_session, answers, shared_memory, kind
+):
     blobs_simulation(2, engine=Ray(shared_memory=shared_memory)).run()
     assert len(answers) > 4 and set(answers) == {kind}
 
 
 @pytest.mark.xdist_group("ray")
 def test_lines_and_calls_in_one_session_give_the_same_bytes(ray_session, answers, monkeypatch):
-    """As on a cluster, where some workers are on the driver's machine: the second one cannot be reached by a line."""
+    """As on a cluster, where some workers are on the driver's machine: the second one cannot be
+    reached by a line."""
     place = RaySession._welcome
 
     def without_line(self, reference):

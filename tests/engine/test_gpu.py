@@ -1,4 +1,5 @@
-"""What runs on a GPU, on one that is pretended: every tensor is where it has to be, and results are those of the CPU."""
+"""What runs on a GPU, on one that is pretended: every tensor is where it has to be, and results are
+those of the CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +23,14 @@ from tests.paths import CONF
 from tests.pretended_gpu import pretended_gpu
 
 PRESETS = sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml"))
-SMALL = ["data=synthetic", "data.samples=400", "data.test=40", "partition=iid", "partition.clients=12", "rounds=2"]
+SMALL = [
+    "data=synthetic",
+    "data.samples=400",
+    "data.test=40",
+    "partition=iid",
+    "partition.clients=12",
+    "rounds=2",
+]
 SMALL += ["model=mlp", "model.hidden=[8]", "local.batch_size=4"]
 GPU = InProcess(device="cuda:0")
 
@@ -40,7 +48,9 @@ def on_gpu(simulation: fedsim.Simulation) -> np.ndarray:
 def test_every_algorithm_gives_what_it_gives_on_a_cpu(preset, execution):
     settings = [*SMALL, f"algorithm={preset}", f"local.execution={execution}"]
     expected = build(compose(settings), None, False).run().models
-    np.testing.assert_array_equal(on_gpu(build(compose([*settings, "engine.device=cuda:0"]), None, False)), expected)
+    np.testing.assert_array_equal(
+        on_gpu(build(compose([*settings, "engine.device=cuda:0"]), None, False)), expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,7 +67,14 @@ def test_every_algorithm_gives_what_it_gives_on_a_cpu(preset, execution):
     ids=str,
 )
 def test_local_training_gives_what_it_gives_on_a_cpu(local):
-    local = LocalTraining(**{"steps": None if "epochs" in local else 2, "batch_size": 4, "execution": "stacked", **local})
+    local = LocalTraining(
+        **{
+            "steps": None if "epochs" in local else 2,
+            "batch_size": 4,
+            "execution": "stacked",
+            **local,
+        }
+    )
     parts = {"rounds": 2, "local": local, "model": WithSkip, "metrics": [ClientSpread()]}
     expected = blobs_simulation(**parts).run().models
     np.testing.assert_array_equal(on_gpu(blobs_simulation(**parts, engine=GPU)), expected)
@@ -81,14 +98,20 @@ class WithSkip(torch.nn.Module):
 )
 def test_images_give_what_they_give_on_a_cpu(model, shape, execution):
     def simulation(**parts) -> fedsim.Simulation:
-        data = {"data": Synthetic(samples=24, shape=shape, test=5), "partition": Iid(clients=3), "participation": Full()}
+        data = {
+            "data": Synthetic(samples=24, shape=shape, test=5),
+            "partition": Iid(clients=3),
+            "participation": Full(),
+        }
         return blobs_simulation(rounds=1, model=model, **data, **parts)
 
     def local(execution: str) -> LocalTraining:
         return LocalTraining(steps=2, batch_size=4, rate=0.01, execution=execution)
 
     expected = simulation(local=local("looped")).run().models
-    np.testing.assert_allclose(on_gpu(simulation(local=local(execution), engine=GPU)), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        on_gpu(simulation(local=local(execution), engine=GPU)), expected, atol=1e-4
+    )
 
 
 class Forgetful(Sgd):
@@ -100,7 +123,9 @@ class Forgetful(Sgd):
 
 def test_a_tensor_that_is_left_on_the_cpu_is_found_out():
     with pretended_gpu(), pytest.raises(RuntimeError, match="at least two devices, cuda:0 and cpu"):
-        blobs_simulation(client=Forgetful(), aggregator=FedAvg(weighting="uniform"), engine=GPU).run()
+        blobs_simulation(
+            client=Forgetful(), aggregator=FedAvg(weighting="uniform"), engine=GPU
+        ).run()
 
 
 def test_the_pretended_gpu_keeps_tensors_apart_as_a_gpu_does():

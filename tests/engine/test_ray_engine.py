@@ -29,11 +29,15 @@ from fedsim.training.vectorised import TRACED_AFTER
 from tests.helpers import blobs_simulation
 from tests.paths import REPOSITORY
 
-SERVER = {  # vectors of every kind: kept state, momentum, shared vectors, two channels, empty clients of a cohort
+# Vectors of every kind: kept state, momentum, shared vectors, two channels, empty clients of a
+# cohort
+SERVER = {
     "client": FedSpeed(),
     "aggregator": FedAU(),
     "participation": Bernoulli(probability=0.5),
-    "local": LocalTraining(steps=2, batch_size=4, rate=0.2, momentum=0.5, keep_optimizer=True, clients_per_batch=1),
+    "local": LocalTraining(
+        steps=2, batch_size=4, rate=0.2, momentum=0.5, keep_optimizer=True, clients_per_batch=1
+    ),
     "evaluation": Evaluation(every=3, clients=0.3),
     "metrics": [Objective()],
 }
@@ -68,7 +72,9 @@ def assert_nothing_is_left() -> None:
 
 def values(result):
     table = result.metrics
-    return table[~table.metric.str.startswith("seconds")].drop(columns="clock").reset_index(drop=True)
+    return (
+        table[~table.metric.str.startswith("seconds")].drop(columns="clock").reset_index(drop=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,15 +89,19 @@ def values(result):
     ids=["server, 1", "server, 3", "server, messages", "graph, 2", "graph, messages"],
 )
 def test_same_bytes_as_in_process(ray_session, parts, engine):
-    """Three workers are more than the session's CPUs; without shared memory, vectors travel as between machines."""
-    expected, found = (blobs_simulation(6, **parts, **engines).run() for engines in ({}, {"engine": engine}))
+    """Three workers are more than the session's CPUs; without shared memory, vectors travel as
+    between machines."""
+    expected, found = (
+        blobs_simulation(6, **parts, **engines).run() for engines in ({}, {"engine": engine})
+    )
     assert found.models.tobytes() == expected.models.tobytes()
     assert values(found).equals(values(expected))
     assert_nothing_is_left()
 
 
 class Residual(nn.Linear):
-    """A user's module, whose gradients are stacked, and traced when calls have come often: on fewer workers sooner."""
+    """A user's module, whose gradients are stacked, and traced when calls have come often: on fewer
+    workers sooner."""
 
     def __init__(self, input_shape, outputs) -> None:
         super().__init__(input_shape[0], outputs)
@@ -125,7 +135,9 @@ class Fragile(nn.Linear):
 
 @pytest.mark.parametrize(("fault", "says"), [("raise", "no gradient today"), ("die", "died")])
 def test_a_job_that_fails_ends_the_run_and_leaves_nothing(ray_session, tmp_path, fault, says):
-    simulation = blobs_simulation(model=partial(Fragile, fault=fault), engine=Ray(restarts=0), folder=tmp_path)
+    simulation = blobs_simulation(
+        model=partial(Fragile, fault=fault), engine=Ray(restarts=0), folder=tmp_path
+    )
     with pytest.raises(Exception, match=says) as error:
         simulation.run()
     assert isinstance(error.value, ArithmeticError) or fault == "die"
@@ -140,7 +152,12 @@ def test_shared_memory_that_is_too_small_is_said_and_leaves_nothing(ray_session,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(MemoryError, match=r"^shared memory is full: models/0 needs .*; use engine=inprocess or a smaller model$"):
+    with pytest.raises(
+        MemoryError,
+        match=(
+            r"^shared memory is full: models/0 needs .*; use engine=inprocess or a smaller model$"
+        ),
+    ):
         blobs_simulation(engine=Ray()).run()
     assert_nothing_is_left()
 
@@ -154,7 +171,9 @@ def test_workers_that_never_come_are_an_error(ray_session, monkeypatch):
 
 
 def test_more_workers_than_a_cluster_has_cpus_are_refused(ray_session):
-    with pytest.raises(ConfigError, match=r"^engine\.workers=9: the cluster has 2 CPUs, one for each worker$"):
+    with pytest.raises(
+        ConfigError, match=r"^engine\.workers=9: the cluster has 2 CPUs, one for each worker$"
+    ):
         Ray(workers=9, address="auto")._connect()
 
 
@@ -171,7 +190,9 @@ def closed_port() -> str:
         return f"127.0.0.1:{closed.getsockname()[1]}"
 
 
-def test_another_address_than_that_of_the_joined_session_is_refused(ray_session, tmp_path, closed_port):
+def test_another_address_than_that_of_the_joined_session_is_refused(
+    ray_session, tmp_path, closed_port
+):
     with pytest.raises(ConfigError, match=rf"^engine\.address='{closed_port}': ") as refusal:
         blobs_simulation(engine=Ray(address=closed_port), folder=tmp_path / "run").run()
     assert "\n" not in str(refusal.value)
@@ -195,12 +216,17 @@ except ConfigError as error:
 def join(address: str, folder: Path) -> str:
     """What another process prints that runs a simulation twice on the Ray session at `address`."""
     command = [sys.executable, "-c", JOIN, address, str(folder)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
 
 
 @pytest.mark.parametrize("address", ["{}", "ray://{}", "nonsense", "local", "auto"])
-def test_a_cluster_that_does_not_answer_is_refused_soon(tmp_path, closed_port, address, monkeypatch):
-    """`join` ends the process after a minute; by itself Ray would try for longer. "local" would be Ray's own, open session."""
+def test_a_cluster_that_does_not_answer_is_refused_soon(
+    tmp_path, closed_port, address, monkeypatch
+):
+    """`join` ends the process after a minute; by itself Ray would try for longer. "local" would be
+    Ray's own, open session."""
     monkeypatch.setenv("RAY_ADDRESS", closed_port)
     address = address.format(closed_port)
     said = join(address, tmp_path / "run")
@@ -212,19 +238,29 @@ def test_another_process_joins_a_session_by_any_of_its_addresses(ray_session, tm
     import ray
 
     port = ray.get_runtime_context().gcs_address.rpartition(":")[2]
-    assert join(f"127.0.0.1:{port}", tmp_path).split() == [blobs_simulation().run().summary["model_sha256"]] * 2
+    assert (
+        join(f"127.0.0.1:{port}", tmp_path).split()
+        == [blobs_simulation().run().summary["model_sha256"]] * 2
+    )
 
 
 def test_what_ray_needs_is_checked_before_anything_starts(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "is_dir", lambda self: False)
         with pytest.raises(
-            ConfigError, match=r"^engine\.shared_memory=True: this machine has no /dev/shm; use engine\.shared_memory=false$"
+            ConfigError,
+            match=(
+                r"^engine\.shared_memory=True: this machine has no /dev/shm; use"
+                r" engine\.shared_memory=false$"
+            ),
         ):
             Ray().check()
         Ray(shared_memory=False).check()
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"^engine='ray': needs the package ray; install it or use engine=inprocess$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^engine='ray': needs the package ray; install it or use engine=inprocess$",
+    ):
         Ray().check()
 
 

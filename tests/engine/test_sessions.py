@@ -1,4 +1,5 @@
-"""Jobs and groups of the in-process engine: what may change a result and what may not, kept state, and what is left behind."""
+"""Jobs and groups of the in-process engine: what may change a result and what may not, kept state,
+and what is left behind."""
 
 import dataclasses
 
@@ -29,10 +30,23 @@ GOSSIP = {"protocol": Gossip(same_start=False), "topology": Ring()}
 SPEED = {"client": FedSpeed(mean_dual="none"), "participation": Uniform(cohort=5)}
 
 
-@pytest.mark.parametrize("parts", [{}, SPEED, GOSSIP, {**GOSSIP, **SPEED}], ids=["server", "server, state", "graph", "graph, state"])
+@pytest.mark.parametrize(
+    "parts",
+    [{}, SPEED, GOSSIP, {**GOSSIP, **SPEED}],
+    ids=["server", "server, state", "graph", "graph, state"],
+)
 def test_execution_chunks_and_groups_change_nothing_beyond_rounding(parts):
-    settings = [{}, {"clients_per_batch": 1}, {"clients_per_batch": 3}, {"groups": 1}, {"groups": 3}, {"execution": "looped"}]
-    first, *others = [blobs_simulation(4, local=local(**setting), **parts).run().models for setting in settings]
+    settings = [
+        {},
+        {"clients_per_batch": 1},
+        {"clients_per_batch": 3},
+        {"groups": 1},
+        {"groups": 3},
+        {"execution": "looped"},
+    ]
+    first, *others = [
+        blobs_simulation(4, local=local(**setting), **parts).run().models for setting in settings
+    ]
     for other in others:
         np.testing.assert_allclose(other, first, rtol=0, atol=1e-6)
 
@@ -41,7 +55,9 @@ def jobs_of(monkeypatch, cohorts: list, **settings) -> list[list[TrainJob]]:
     """The training jobs of each round that has any."""
     phases = []
     run = InProcessSession.run
-    monkeypatch.setattr(InProcessSession, "run", lambda self, jobs: phases.append(jobs) or run(self, jobs))
+    monkeypatch.setattr(
+        InProcessSession, "run", lambda self, jobs: phases.append(jobs) or run(self, jobs)
+    )
     with Ticks(blobs_simulation(local=local(**settings), participation=Cohorts(*cohorts))) as ticks:
         ticks.run(len(cohorts))
     return [[job for job in jobs if isinstance(job, TrainJob)] for jobs in phases]
@@ -53,9 +69,13 @@ def test_the_cohort_is_cut_into_groups_of_whole_chunks_in_client_order(monkeypat
     assert [job.clients.tolist() for job in second] == [[2, 5], [7]]  # two chunks: no third group
     assert [job.columns.tolist() for job in second] == [[0, 1], [2]]
     sizes = 3 + np.arange(8)
-    assert [job.cost for job in first] == [(3 * np.minimum(sizes[job.clients], 4)).sum() for job in first]
+    assert [job.cost for job in first] == [
+        (3 * np.minimum(sizes[job.clients], 4)).sum() for job in first
+    ]
     total = sum(job.weights["update"].sum() for job in first)
-    assert total == pytest.approx(1) and first[0].weights["update"] == pytest.approx(sizes[:3] / sizes.sum())
+    assert total == pytest.approx(1) and first[0].weights["update"] == pytest.approx(
+        sizes[:3] / sizes.sum()
+    )
 
 
 def test_an_empty_cohort_is_no_work(monkeypatch):
@@ -70,7 +90,16 @@ def test_state_is_kept_for_those_who_took_part_and_nobody_else():
         first = ticks.kept("rule.dual")
         ticks.run()
         second = ticks.kept("rule.dual")
-        assert (ticks.rounds.clients.rows.row >= 0).tolist() == [False, True, False, False, True, False, True, False]
+        assert (ticks.rounds.clients.rows.row >= 0).tolist() == [
+            False,
+            True,
+            False,
+            False,
+            True,
+            False,
+            True,
+            False,
+        ]
     assert np.flatnonzero(first.any(axis=1)).tolist() == [1, 4]
     assert np.flatnonzero(second.any(axis=1)).tolist() == [1, 4, 6]
     assert np.array_equal(second[1], first[1]) and not np.array_equal(second[4], first[4])
@@ -98,7 +127,11 @@ def test_first_participation_starts_from_the_rules_own_state():
 def test_momentum_is_kept_on_request():
     kept = []
     for keep in (True, False):
-        with Ticks(blobs_simulation(local=local(momentum=0.9, keep_optimizer=keep), participation=Cohorts([3], [3]))) as ticks:
+        with Ticks(
+            blobs_simulation(
+                local=local(momentum=0.9, keep_optimizer=keep), participation=Cohorts([3], [3])
+            )
+        ) as ticks:
             models = ticks.run(2)
             kept.append((list(ticks.session.arena.named("client/")), models))
     assert kept[0][0] == ["local.momentum"] and kept[1][0] == []
@@ -109,7 +142,13 @@ def test_threads_are_given_back(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     seen = []
-    monkeypatch.setattr(FedAvg, "step", lambda self, base, mixed, state, info: seen.append(torch.get_num_threads()) or (base, state))
+    monkeypatch.setattr(
+        FedAvg,
+        "step",
+        lambda self, base, mixed, state, info: (
+            seen.append(torch.get_num_threads()) or (base, state)
+        ),
+    )
     try:
         blobs_simulation(1).run()
         assert seen == [1] and torch.get_num_threads() == 2
@@ -123,7 +162,9 @@ def test_threads_are_given_back(monkeypatch):
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "", "meta", "mps"])
 def test_unknown_devices_are_refused(device):
-    with pytest.raises(ConfigError, match=rf"^engine\.device='{device}': accepted are cpu, cuda, cuda:0"):
+    with pytest.raises(
+        ConfigError, match=rf"^engine\.device='{device}': accepted are cpu, cuda, cuda:0"
+    ):
         InProcess(device=device).check()
 
 
@@ -138,8 +179,12 @@ def images():
     """A data set of uint8 images with values per channel."""
     dataset = Blobs().load(0)
     x = np.arange(4 * 2 * 3 * 3, dtype=np.uint8).reshape(4, 2, 3, 3)
-    mean, std = (np.array(values, np.float32).reshape(2, 1, 1) for values in ([0.1, 0.2], [0.5, 2.0]))
-    return dataclasses.replace(dataset, train=Split(x, np.arange(4)), mean=mean, std=std, scale=1 / 255)
+    mean, std = (
+        np.array(values, np.float32).reshape(2, 1, 1) for values in ([0.1, 0.2], [0.5, 2.0])
+    )
+    return dataclasses.replace(
+        dataset, train=Split(x, np.arange(4)), mean=mean, std=std, scale=1 / 255
+    )
 
 
 def test_examples_are_normalised_when_used():
@@ -151,12 +196,18 @@ def test_examples_are_normalised_when_used():
     expected = (dataset.train.x[index] / 255 - dataset.mean) / dataset.std
     np.testing.assert_allclose(x.numpy(), expected, rtol=0, atol=1e-6)
     assert x.dtype == torch.float32 and y.tolist() == index.tolist()
-    for again in (index, index[:1], index.repeat(3, axis=1)):  # in memory that is used again, smaller and larger
-        assert all(torch.equal(found, afresh) for found, afresh in zip(examples.staged(again), examples.batch(again), strict=True))
+    # In memory that is used again, smaller and larger
+    for again in (index, index[:1], index.repeat(3, axis=1)):
+        assert all(
+            torch.equal(found, afresh)
+            for found, afresh in zip(examples.staged(again), examples.batch(again), strict=True)
+        )
 
 
 def test_tokens_are_used_as_they_are():
-    dataset = dataclasses.replace(images(), train=Split(np.arange(12).reshape(4, 3), np.arange(4)), tokens=True)
+    dataset = dataclasses.replace(
+        images(), train=Split(np.arange(12).reshape(4, 3), np.arange(4)), tokens=True
+    )
     x, _ = Examples(dataset.train, dataset, torch.device("cpu")).batch(np.array([1, 3]))
     assert x.tolist() == [[3, 4, 5], [9, 10, 11]]
     x, _ = Examples(dataset.train, dataset, torch.device("cpu")).staged(np.array([1, 3]))
@@ -167,7 +218,11 @@ def test_tokens_are_used_as_they_are():
 def test_using_examples_leaves_the_data_alone(index):
     x = np.arange(8, dtype=np.float32).reshape(4, 2)
     dataset = dataclasses.replace(
-        images(), train=Split(x, np.arange(4)), mean=np.ones(2, np.float32), std=np.full(2, 2, np.float32), scale=1.0
+        images(),
+        train=Split(x, np.arange(4)),
+        mean=np.ones(2, np.float32),
+        std=np.full(2, 2, np.float32),
+        scale=1.0,
     )
     examples = Examples(dataset.train, dataset, torch.device("cpu"))
     for _ in range(2):
@@ -179,4 +234,7 @@ def test_evaluation_batches_change_nothing(monkeypatch):
     whole = blobs_simulation(2).run().summary
     monkeypatch.setattr(worker_file, "EVALUATION_BATCH", 7)
     parts = blobs_simulation(2).run().summary
-    assert parts["loss"] == pytest.approx(whole["loss"], abs=1e-6) and parts["accuracy"] == whole["accuracy"]
+    assert (
+        parts["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+        and parts["accuracy"] == whole["accuracy"]
+    )

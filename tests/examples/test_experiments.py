@@ -13,5 +13,6 @@ FILES = sorted((REPOSITORY / "experiments").glob("*/*/experiment/*.yaml"))
 def test_settings_of_an_experiment_compose_and_build(file):
     simulation = build(compose([f"experiment={file.stem}"], file.parents[1]))
     described = [line for line in file.read_text().splitlines() if line.startswith("#")]
-    assert described[0] == "# @package _global_" and len(described[1]) > 20  # what fedsim list shows
+    # What fedsim list shows
+    assert described[0] == "# @package _global_" and len(described[1]) > 20
     assert simulation.rounds > 0

@@ -1,4 +1,5 @@
-"""Settings: as typed, as nested plain values, and as arguments of components in Python; composed and prepared, not run."""
+"""Settings: as typed, as nested plain values, and as arguments of components in Python; composed
+and prepared, not run."""
 
 from __future__ import annotations
 
@@ -28,23 +29,40 @@ from tests.fuzz.values import NUMBERS, TOKENS, plain_values, python_values
 OPTIONS, SETTINGS, CLASSES = options(), settings(), classes()
 PLAIN = ["rounds", "seed", "name", "progress", "plots"]
 _GRAMMAR = [
-    *"[1,2] [1,[2]] [] {} {a:1} [[ { 1,2 range(3) choice(1,2) glob(*) sort(2,1) int(3) cast ( )".split(),
-    *"${seed} ${nobody} ${data} ${oc.env:NOBODY} ${oc.env:HOME} ${ ${} ${now:%Y} ${hydra:run.dir} ${.x} \\${a} ${seed:${seed}}".split(),
+    *"[1,2] [1,[2]] [] {} {a:1} [[ { 1,2 range(3) choice(1,2)".split(),
+    *"glob(*) sort(2,1) int(3) cast ( )".split(),
+    *"${seed} ${nobody} ${data} ${oc.env:NOBODY} ${oc.env:HOME} ${ ${} ${now:%Y} ${hydra:run.dir}"
+    " ${.x} \\${a} ${seed:${seed}}".split(),
     *"' \" '' \"\" 'a' a=b = \\ a:b * & % @ ! ? ~ _here_ _global_ ??? a#b".split(),
     *("- a", "{a: 1}", "{a: {b: [1]}}"),
 ]
 _PATHS = [
-    *"nowhere.X fedsim fedsim.data fedsim.nothing fedsim.algorithms.FedAvg fedsim.models.MLP fedsim.data.Digits math.sqrt math.pi".split(),
-    *"builtins.print builtins.dict builtins.type os.getcwd sys.exit a..b .a a. 3 null [1] json.loads typing.Any tests".split(),
-    *"torch.nn.Identity torch.nn.Linear collections.OrderedDict fedsim.data.dataset.DataSource fedsim.network.topology.Topology".split(),
+    *"nowhere.X fedsim fedsim.data fedsim.nothing fedsim.algorithms.FedAvg fedsim.models.MLP"
+    " fedsim.data.Digits math.sqrt math.pi".split(),
+    *"builtins.print builtins.dict builtins.type os.getcwd sys.exit a..b .a a. 3 null [1]"
+    " json.loads typing.Any tests".split(),
+    *"torch.nn.Identity torch.nn.Linear collections.OrderedDict fedsim.data.dataset.DataSource"
+    " fedsim.network.topology.Topology".split(),
     "",
 ]
-_KEYS = [*PLAIN, *sorted(GROUPS), METRICS, *"hydra hydra.job.name hydra/launcher hydra.nothing nothing a.b.c . data/ data@x @".split(), ""]
+_KEYS = [
+    *PLAIN,
+    *sorted(GROUPS),
+    METRICS,
+    *"hydra hydra.job.name hydra/launcher hydra.nothing nothing a.b.c . data/ data@x @".split(),
+    "",
+]
 TYPED = st.sampled_from([*_GRAMMAR, *NUMBERS, *TOKENS]) | plain_values().map(json.dumps)
 _paths = st.sampled_from(_PATHS)
 _group = st.sampled_from(sorted(OPTIONS))
 _setting = st.sampled_from(SETTINGS)
-_key = st.one_of(_setting, _setting, st.sampled_from(_KEYS), _setting.map(lambda key: key + ".more"), _setting.map(lambda key: key[:-1]))
+_key = st.one_of(
+    _setting,
+    _setting,
+    st.sampled_from(_KEYS),
+    _setting.map(lambda key: key + ".more"),
+    _setting.map(lambda key: key[:-1]),
+)
 
 
 def _joined(*parts: st.SearchStrategy) -> st.SearchStrategy:
@@ -53,7 +71,9 @@ def _joined(*parts: st.SearchStrategy) -> st.SearchStrategy:
 
 _equals = st.just("=")
 override = st.one_of(
-    _group.flatmap(lambda group: st.sampled_from(OPTIONS[group]).map(lambda name: f"{group}={name}")),
+    _group.flatmap(
+        lambda group: st.sampled_from(OPTIONS[group]).map(lambda name: f"{group}={name}")
+    ),
     _joined(_key, _equals, TYPED),
     _joined(_key, _equals, TYPED),
     _joined(st.sampled_from(["+", "++", "~", "-", "--", " "]), _key, _equals, TYPED),
@@ -82,7 +102,12 @@ def _prepare(settings: Settings) -> None:
 _BASES = {
     "server": [],
     "graph": ["protocol=gossip", "topology=ring"],
-    "random graph": ["protocol=gossip", "topology=erdos_renyi", "topology.probability=0.5", "topology.allow_disconnected=true"],
+    "random graph": [
+        "protocol=gossip",
+        "topology=erdos_renyi",
+        "topology.probability=0.5",
+        "topology.allow_disconnected=true",
+    ],
     "probabilities": ["participation=bernoulli", "participation.correlation=labels"],
     "memory": ["algorithm=fedspeed", "participation=markov"],
     "skew": ["partition=pathological", "model=mlp", "schedule=exponential", "participation=cyclic"],
@@ -94,20 +119,31 @@ def _base(name: str) -> Settings:
     return compose([*tiny(), *_BASES[name]])
 
 
-_parts = st.sampled_from([(group, cls, known) for group, listed in sorted(CLASSES.items()) for cls, known in listed])
+_parts = st.sampled_from(
+    [(group, cls, known) for group, listed in sorted(CLASSES.items()) for cls, known in listed]
+)
 _chosen = _parts.filter(lambda part: part[0] != METRICS).flatmap(
-    lambda part: st.tuples(st.just(part[0]), st.just(f"{part[1].__module__}.{part[1].__qualname__}"), settings_for(part[1], part[2]))
+    lambda part: st.tuples(
+        st.just(part[0]),
+        st.just(f"{part[1].__module__}.{part[1].__qualname__}"),
+        settings_for(part[1], part[2]),
+    )
 )
 _groups = st.sampled_from([*GROUPS, *GROUPS, *PLAIN, METRICS, "new"])
 _place = st.tuples(_groups, st.integers(0, 20) | st.sampled_from(["_target_", "new", None]))
 _plain_cases = st.tuples(
-    st.sampled_from(sorted(_BASES)), st.lists(_chosen, max_size=4), st.lists(st.tuples(_place, plain_values() | _paths), max_size=1)
+    st.sampled_from(sorted(_BASES)),
+    st.lists(_chosen, max_size=4),
+    st.lists(st.tuples(_place, plain_values() | _paths), max_size=1),
 )
 
 
-def _changed(case: tuple[str, list[tuple[str, str, dict[str, Any]]], list[tuple[tuple[str, Any], Any]]], folder: Path) -> None:
-    """Composed settings with some parts replaced, and some values. A value's place is a group and the number of one of its settings, a
-    name, or None: all of it."""
+def _changed(
+    case: tuple[str, list[tuple[str, str, dict[str, Any]]], list[tuple[tuple[str, Any], Any]]],
+    folder: Path,
+) -> None:
+    """Composed settings with some parts replaced, and some values. A value's place is a group and
+    the number of one of its settings, a name, or None: all of it."""
     config = copy.deepcopy(_base(case[0]).config)
     config |= {group: {"_target_": path, **named} for group, path, named in case[1]}
     for (group, which), value in case[2]:
@@ -158,7 +194,9 @@ def _components(case: tuple[str, Any, dict[str, Any], list[Any]], folder: Path) 
 
 
 TARGETS = [
-    Target("overrides", st.lists(override, min_size=1, max_size=4), _compose, settings=True, share=1.5),
+    Target(
+        "overrides", st.lists(override, min_size=1, max_size=4), _compose, settings=True, share=1.5
+    ),
     Target("settings", _plain_cases, _changed, settings=True, share=3),
     Target("components", _arguments, _components, settings=True, share=4),
 ]

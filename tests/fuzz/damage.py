@@ -1,4 +1,5 @@
-"""Damaged files: sets of valid files, of which one or two are cut, overwritten, extended, replaced by something that is no file, ..."""
+"""Damaged files: sets of valid files, of which one or two are cut, overwritten, extended, replaced
+by something that is no file, ..."""
 
 from __future__ import annotations
 
@@ -15,7 +16,20 @@ from tests.fuzz.harness import Target
 from tests.fuzz.values import TOKENS
 
 _WORD = re.compile(rb"[^\s,;:<>()\[\]{}\"'=]+")
-_EXTREMES = [0, 1, 0x7F, 0xFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**64 - 1]
+_EXTREMES = [
+    0,
+    1,
+    0x7F,
+    0xFF,
+    0xFFFF,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**62,
+    2**63 - 1,
+    2**64 - 1,
+]
 PLACES = ("missing", "folder", "pipe", "loop", "endless")  # what lies where a file should be
 
 _at = st.integers(0, 2**20)
@@ -26,14 +40,28 @@ _EDITS = st.one_of(
     st.tuples(st.just("overwrite"), _at, st.binary(min_size=1, max_size=12)),
     st.tuples(st.just("delete"), _at, st.integers(1, 64)),
     st.tuples(st.just("repeat"), _at, st.integers(1, 200)),
-    st.tuples(st.just("number"), _at, st.sampled_from([1, 2, 4, 8]), st.sampled_from(["little", "big"]), st.sampled_from(_EXTREMES)),
+    st.tuples(
+        st.just("number"),
+        _at,
+        st.sampled_from([1, 2, 4, 8]),
+        st.sampled_from(["little", "big"]),
+        st.sampled_from(_EXTREMES),
+    ),
 )
-_WORDS = st.tuples(st.just("word"), _at, st.sampled_from(TOKENS).map(lambda text: text.encode("utf-8", "surrogatepass")))
+_WORDS = st.tuples(
+    st.just("word"),
+    _at,
+    st.sampled_from(TOKENS).map(lambda text: text.encode("utf-8", "surrogatepass")),
+)
 
 
 def content_edits(text: bool) -> st.SearchStrategy:
-    """What is done to one file: a list of edits, of its content inside a .gz or of its bytes. text: edits also replace words."""
-    return st.tuples(st.sampled_from(["inside", "bytes"]), st.lists(_WORDS | _EDITS if text else _EDITS, min_size=1, max_size=3))
+    """What is done to one file: a list of edits, of its content inside a .gz or of its bytes. text:
+    edits also replace words."""
+    return st.tuples(
+        st.sampled_from(["inside", "bytes"]),
+        st.lists(_WORDS | _EDITS if text else _EDITS, min_size=1, max_size=3),
+    )
 
 
 def edits(text: bool) -> st.SearchStrategy:
@@ -53,7 +81,9 @@ def edit(content: bytes, steps: list[tuple]) -> bytes:
         elif kind == "cut":
             content = content[:place]
         elif kind == "flip" and place < len(content):
-            content = content[:place] + bytes([content[place] ^ 1 << more[0]]) + content[place + 1 :]
+            content = (
+                content[:place] + bytes([content[place] ^ 1 << more[0]]) + content[place + 1 :]
+            )
         elif kind == "insert":
             content = content[:place] + more[0] + content[place:]
         elif kind == "overwrite":
@@ -61,10 +91,16 @@ def edit(content: bytes, steps: list[tuple]) -> bytes:
         elif kind == "delete":
             content = content[:place] + content[place + more[0] :]
         elif kind == "repeat":
-            content = content[:place] + content[place : place + more[0]] * 2 + content[place + more[0] :]
+            content = (
+                content[:place] + content[place : place + more[0]] * 2 + content[place + more[0] :]
+            )
         elif kind == "number":
             size, order, value = more
-            content = content[:place] + (value % 256**size).to_bytes(size, order) + content[place + size :]
+            content = (
+                content[:place]
+                + (value % 256**size).to_bytes(size, order)
+                + content[place + size :]
+            )
     return content
 
 
@@ -86,13 +122,27 @@ def put_files(originals: Mapping[str, bytes], damage: Mapping[str, Any], folder:
         elif done != "missing":
             level, steps = done
             inside = level == "inside" and content[:2] == b"\x1f\x8b"
-            path.write_bytes(gzip.compress(edit(gzip.decompress(content), steps), 1, mtime=0) if inside else edit(content, steps))
+            path.write_bytes(
+                gzip.compress(edit(gzip.decompress(content), steps), 1, mtime=0)
+                if inside
+                else edit(content, steps)
+            )
 
 
 def damaged_files(
-    name: str, originals: Callable[[], dict[str, bytes]], read: Callable[[Path], Any], text: bool = False, share: float = 1.0
+    name: str,
+    originals: Callable[[], dict[str, bytes]],
+    read: Callable[[Path], Any],
+    text: bool = False,
+    share: float = 1.0,
 ) -> Target:
     """A target: `read(folder)` of these files, one or two of them damaged."""
     files = originals()
     cases = st.dictionaries(st.sampled_from(sorted(files)), edits(text), min_size=1, max_size=2)
-    return Target(name, cases, lambda case, folder: read(folder), lambda case, folder: put_files(files, case, folder), share=share)
+    return Target(
+        name,
+        cases,
+        lambda case, folder: read(folder),
+        lambda case, folder: put_files(files, case, folder),
+        share=share,
+    )

@@ -1,4 +1,5 @@
-"""Archives from a server: whatever it sends, only the files asked for are written, in the data set's own folder, or nothing is."""
+"""Archives from a server: whatever it sends, only the files asked for are written, in the data
+set's own folder, or nothing is."""
 
 from __future__ import annotations
 
@@ -19,19 +20,39 @@ from tests.fuzz.damage import edit, edits
 from tests.fuzz.data_files import load
 from tests.fuzz.harness import Failure, Target
 
-BATCHES = {name: python2_batch(images[:2], labels[:2]) for name, (images, labels) in cifar_batches().items()}
+BATCHES = {
+    name: python2_batch(images[:2], labels[:2])
+    for name, (images, labels) in cifar_batches().items()
+}
 MD5 = {name: hashlib.md5(content).hexdigest() for name, content in BATCHES.items()}
-KINDS = {"file": tarfile.REGTYPE, "link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE, "folder": tarfile.DIRTYPE}
-KINDS |= {"pipe": tarfile.FIFOTYPE, "device": tarfile.CHRTYPE, "sparse": tarfile.GNUTYPE_SPARSE, "unknown": b"Z"}
+KINDS = {
+    "file": tarfile.REGTYPE,
+    "link": tarfile.SYMTYPE,
+    "hard link": tarfile.LNKTYPE,
+    "folder": tarfile.DIRTYPE,
+}
+KINDS |= {
+    "pipe": tarfile.FIFOTYPE,
+    "device": tarfile.CHRTYPE,
+    "sparse": tarfile.GNUTYPE_SPARSE,
+    "unknown": b"Z",
+}
 
 _member = st.tuples(
     st.sampled_from(["data_batch_1", "test_batch", "other", "..", ".", ""]),
-    st.sampled_from(["", "cifar-10-batches-py/", "../", "../../../", "/", "/tmp/", "a/../../", "./"]),
+    st.sampled_from(
+        ["", "cifar-10-batches-py/", "../", "../../../", "/", "/tmp/", "a/../../", "./"]
+    ),
     st.sampled_from(sorted(KINDS)),
     st.sampled_from(["../../up", "/etc/passwd", "data_batch_1", "."]),
     st.sampled_from([None, None, 0, 1, 8 << 30, 1 << 60]),  # a size that the header claims
 )
-_cases = st.tuples(st.lists(_member, max_size=3), st.booleans(), st.sampled_from(["w:gz", "w", "w:bz2", "w:xz"]), st.none() | edits(False))
+_cases = st.tuples(
+    st.lists(_member, max_size=3),
+    st.booleans(),
+    st.sampled_from(["w:gz", "w", "w:bz2", "w:xz"]),
+    st.none() | edits(False),
+)
 
 
 def archive(members: list[tuple], whole: bool, mode: str) -> bytes:
@@ -86,8 +107,14 @@ def _download(case: tuple, folder: Path) -> None:
         content = edit(content, damage[1])
     server = _server()
     server.content = content
-    load(CIFAR10(root=str(folder / "data"), url=[f"http://127.0.0.1:{server.server_port}"], md5=MD5))
-    found = {path.name: path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file() and not path.is_symlink()}
+    load(
+        CIFAR10(root=str(folder / "data"), url=[f"http://127.0.0.1:{server.server_port}"], md5=MD5)
+    )
+    found = {
+        path.name: path.read_bytes()
+        for path in (folder / "data").rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
     if found != BATCHES:
         raise Failure("keeps other files than were asked for", str(sorted(found)))
 

@@ -9,7 +9,31 @@ from hypothesis import strategies as st
 
 from tests.fuzz.values import NAMES, SHORT_NAMES
 
-_INTEGERS = [0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 16, 47, 48, 1000, 10**12, 2**31 - 1, 2**31, 2**62, 2**63 - 1, 2**63, 10**30, -1]
+_INTEGERS = [
+    0,
+    1,
+    1,
+    2,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    16,
+    47,
+    48,
+    1000,
+    10**12,
+    2**31 - 1,
+    2**31,
+    2**62,
+    2**63 - 1,
+    2**63,
+    10**30,
+    -1,
+]
 _REALS = [0.0, 0.1, 0.3, 0.5, 0.9, 1.0, 2.0, 10.0, 1e-3, -1.0]
 _REALS += [5e-324, 1e-320, 1e-300, 1e-45, 1e-17, 0.9999999999999999, 1e17, 3.5e38, 1e300, 1.7e308]
 
@@ -45,7 +69,14 @@ def values_for(annotation: Any, default: Any = None) -> st.SearchStrategy:
 def settings_for(target: Any, defaults: dict[str, Any], most: int = 4) -> st.SearchStrategy:
     """Some settings of a class, by name. defaults: as `defaults_of` tells them."""
     fields = getattr(target, "__pydantic_fields__", {})
-    known = {name: values_for(fields[name].annotation if name in fields else None, default) for name, default in defaults.items()}
+    known = {
+        name: values_for(fields[name].annotation if name in fields else None, default)
+        for name, default in defaults.items()
+    }
     needed = {name: values for name, values in known.items() if defaults[name] == "???"}
     some = st.sets(st.sampled_from(sorted(known)), max_size=most) if known else st.just(set())
-    return some.flatmap(lambda names: st.fixed_dictionaries({name: known[name] for name in sorted(names | set(needed))}))
+    return some.flatmap(
+        lambda names: st.fixed_dictionaries(
+            {name: known[name] for name in sorted(names | set(needed))}
+        )
+    )

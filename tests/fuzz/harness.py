@@ -1,9 +1,12 @@
-"""Feeding a part of fedsim with bad input: a case ends as a valid outcome or as one clear line (ConfigError). Anything else is a failure:
+"""Feeding a part of fedsim with bad input: a case ends as a valid outcome or as one clear line
+(ConfigError). Anything else is a failure:
 
-another exception, a message of several lines or of none, a warning beside a refusal, a case without end, memory by the gigabyte, a file
-left behind by a refusal, a write outside the case's own folder, a program started, a pickled object looked up.
+another exception, a message of several lines or of none, a warning beside a refusal, a case without
+end, memory by the gigabyte, a file left behind by a refusal, a write outside the case's own folder,
+a program started, a pickled object looked up.
 
-A target is an instance of `Target`; a module of this folder that makes some lists them in its TARGETS, and `targets.py` lists the modules.
+A target is an instance of `Target`; a module of this folder that makes some lists them in its
+TARGETS, and `targets.py` lists the modules.
 """
 
 from __future__ import annotations
@@ -38,10 +41,11 @@ LONGEST = 1500  # characters of a clear line
 class Target:
     """What is fed.
 
-    name; cases: strategy of the input; run(case, folder): what fedsim does with it, refusing by a ConfigError or by returning its line;
-    put(case, folder): writes the files of a case first; records: a valid case may leave files in the folder; settings: input is settings,
-    whose sizes a user may mean, and not a file, whose header must not ask for memory; share: its part of the cases of a long run, beside
-    the shares of the others.
+    name; cases: strategy of the input; run(case, folder): what fedsim does with it, refusing by a
+    ConfigError or by returning its line; put(case, folder): writes the files of a case first;
+    records: a valid case may leave files in the folder; settings: input is settings, whose sizes a
+    user may mean, and not a file, whose header must not ask for memory; share: its part of the
+    cases of a long run, beside the shares of the others.
     """
 
     name: str
@@ -55,7 +59,8 @@ class Target:
 
 @dataclass
 class Tally:
-    """How the cases of a target ended. failures: by what happened and where, the shortest input that did it."""
+    """How the cases of a target ended. failures: by what happened and where, the shortest input
+    that did it."""
 
     valid: int = 0
     refused: int = 0
@@ -69,7 +74,8 @@ class Tally:
 
 
 class Failure(AssertionError):
-    """A case that ended neither valid nor refused. where: what happened, the same for inputs that fail alike."""
+    """A case that ended neither valid nor refused. where: what happened, the same for inputs that
+    fail alike."""
 
     def __init__(self, where: str, detail: str = "") -> None:
         super().__init__(f"{where}\n{detail}".strip())
@@ -81,11 +87,30 @@ class _Hang(BaseException):
 
 
 class _Guard:
-    """Notes what no input may make fedsim do. Audit hooks cannot be taken away again, so there is one, which listens during a case."""
+    """Notes what no input may make fedsim do. Audit hooks cannot be taken away again, so there is
+    one, which listens during a case."""
 
-    _RUNS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "shutil.unpack_archive", "os.fork")
-    _WRITES = ("os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate", "os.chmod")
-    _SHARED = (os.devnull, "/dev/shm/", os.path.join(tempfile.gettempdir(), "torchinductor_"))  # what libraries keep for all programs
+    _RUNS = (
+        "os.system",
+        "os.exec",
+        "os.posix_spawn",
+        "subprocess.Popen",
+        "pickle.find_class",
+        "shutil.unpack_archive",
+        "os.fork",
+    )
+    _WRITES = (
+        "os.mkdir",
+        "os.rename",
+        "os.link",
+        "os.symlink",
+        "os.remove",
+        "os.rmdir",
+        "os.truncate",
+        "os.chmod",
+    )
+    # What libraries keep for all programs
+    _SHARED = (os.devnull, "/dev/shm/", os.path.join(tempfile.gettempdir(), "torchinductor_"))
 
     def __init__(self) -> None:
         self.folder: str | None = None
@@ -95,11 +120,16 @@ class _Guard:
     def _hook(self, event: str, arguments: tuple) -> None:
         if self.folder is None:
             return
-        if event in self._RUNS or (event == "socket.connect" and "127.0.0.1" not in str(arguments[1])):
+        if event in self._RUNS or (
+            event == "socket.connect" and "127.0.0.1" not in str(arguments[1])
+        ):
             self._refuse(event, arguments)
         elif event == "open":
             path, mode, flags = arguments
-            if isinstance(path, str | bytes) and ((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or set(mode or "") & set("wax+")):
+            if isinstance(path, str | bytes) and (
+                (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+                or set(mode or "") & set("wax+")
+            ):
                 self._check(event, path, arguments)
         elif event in self._WRITES:
             for path in arguments[: 2 if event in ("os.rename", "os.link") else 1]:
@@ -129,7 +159,11 @@ def _guarded(folder: Path) -> Iterator[None]:
     with contextlib.suppress(OSError):
         own_key(make=True)  # made once for a user, and not in the case's folder
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    here, bytecode, handler = os.getcwd(), sys.dont_write_bytecode, signal.signal(signal.SIGALRM, alarm)
+    here, bytecode, handler = (
+        os.getcwd(),
+        sys.dont_write_bytecode,
+        signal.signal(signal.SIGALRM, alarm),
+    )
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
     sys.dont_write_bytecode = True
     os.chdir(folder)
@@ -149,14 +183,18 @@ def _guarded(folder: Path) -> Iterator[None]:
 
 
 def run_case(target: Target, case: Any, folder: Path) -> str:
-    """Run one case in an empty `folder`: "" for a valid outcome, else the line it is refused with. Raises Failure."""
+    """Run one case in an empty `folder`: "" for a valid outcome, else the line it is refused with.
+    Raises Failure."""
     target.put(case, folder)
     before = _listing(folder)
     refusal: ConfigError | None = None
     line: str | None = None
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        warnings.simplefilter("ignore", (DeprecationWarning, PendingDeprecationWarning, ResourceWarning, ImportWarning))
+        warnings.simplefilter(
+            "ignore",
+            (DeprecationWarning, PendingDeprecationWarning, ResourceWarning, ImportWarning),
+        )
         try:
             with _guarded(folder):
                 line = target.run(case, folder)
@@ -167,21 +205,30 @@ def run_case(target: Target, case: Any, folder: Path) -> str:
         except _Hang:
             raise Failure(f"no end after {SECONDS} s", traceback.format_exc()) from None
         except (Exception, SystemExit) as error:
-            raise Failure(_place(error), "".join(traceback.format_exception(error)[-12:])) from error
+            raise Failure(
+                _place(error), "".join(traceback.format_exception(error)[-12:])
+            ) from error
     if _guard.seen:
         raise Failure("does what input must not make it do", "\n".join(_guard.seen))
     if refusal is None and not line:
         if not target.records and _listing(folder) != before:
-            raise Failure("writes files", str(sorted(set(_listing(folder).items()) ^ set(before.items()))))
+            raise Failure(
+                "writes files", str(sorted(set(_listing(folder).items()) ^ set(before.items())))
+            )
         return ""
     if _listing(folder) != before:
-        raise Failure("leaves files behind", str(sorted(set(_listing(folder).items()) ^ set(before.items()))))
+        raise Failure(
+            "leaves files behind", str(sorted(set(_listing(folder).items()) ^ set(before.items())))
+        )
     line = check_line(str(refusal)) if refusal is not None else str(line)
     if shown:
         where = f"{shown[0].category.__name__} at {Path(shown[0].filename).name}"
         raise Failure(f"warns beside a refusal: {where}", f"{shown[0].message}\n{line}")
     if not target.settings and any(isinstance(each, MemoryError) for each in _chain(refusal)):
-        raise Failure("asks for memory by the gigabyte", "".join(traceback.format_exception(refusal.__context__)))
+        raise Failure(
+            "asks for memory by the gigabyte",
+            "".join(traceback.format_exception(refusal.__context__)),
+        )
     return line
 
 
@@ -193,8 +240,8 @@ def check_line(text: str) -> str:
 
 
 def explore(target: Target, cases: int, seed: int | None = None, collect: bool = False) -> Tally:
-    """Run so many cases. seed: None repeats the same cases each time; collect: failures are tallied, and the search goes on; else the first
-    is made as small as can be and raised."""
+    """Run so many cases. seed: None repeats the same cases each time; collect: failures are
+    tallied, and the search goes on; else the first is made as small as can be and raised."""
     tally, root = Tally(), Path(tempfile.mkdtemp(prefix="fuzz-"))
     place = root / "a" / "b"
     place.mkdir(parents=True)
@@ -240,7 +287,9 @@ def _listing(folder: Path) -> dict[str, int]:
     found = {}
     for parent, folders, files in os.walk(os.fsencode(folder)):
         for name in folders + files:
-            found[os.fsdecode(os.path.join(parent, name))] = os.lstat(os.path.join(parent, name)).st_size if name in files else -1
+            found[os.fsdecode(os.path.join(parent, name))] = (
+                os.lstat(os.path.join(parent, name)).st_size if name in files else -1
+            )
     return found
 
 
@@ -252,6 +301,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _place(error: BaseException) -> str:
     """Kind of an exception and the last line of fedsim's that it came through."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/fedsim/" in frame.filename]
+    own = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "/fedsim/" in frame.filename
+    ]
     last = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "elsewhere"
     return f"{type(error).__name__} at {last}"

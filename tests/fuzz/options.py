@@ -1,4 +1,5 @@
-"""All options and settings, as the configuration files and classes list them: what the targets of settings choose from."""
+"""All options and settings, as the configuration files and classes list them: what the targets of
+settings choose from."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from fedsim.component import defaults_of
 from fedsim.config.building import GROUPS, METRICS, PRESETS, locate
 from fedsim.config.options import find_options
 
-NEAR = ("digits", "synthetic", "npz", "heart_disease", "har", "shakespeare")  # data sets that are never downloaded
+# Data sets that are never downloaded
+NEAR = ("digits", "synthetic", "npz", "heart_disease", "har", "shakespeare")
 TINY = {  # a simulation of a few milliseconds, unless a case says otherwise
     "data": "synthetic",
     "data.samples": "48",
@@ -28,11 +30,20 @@ TINY = {  # a simulation of a few milliseconds, unless a case says otherwise
 
 
 def options() -> dict[str, list[str]]:
-    """Options by group; of the data sets those that are never downloaded, of the engines not those that start processes."""
-    found = {group: [option.name for option in listed] for group, listed in find_options().items() if group in (*GROUPS, *PRESETS, METRICS)}
+    """Options by group; of the data sets those that are never downloaded, of the engines not those
+    that start processes."""
+    found = {
+        group: [option.name for option in listed]
+        for group, listed in find_options().items()
+        if group in (*GROUPS, *PRESETS, METRICS)
+    }
     found["data"] = [name for name in found["data"] if name in NEAR]
     found["engine"] = [name for name in found["engine"] if name != "ray"]
-    found["experiment"] = [name for name in found["experiment"] if not name.startswith(("fedau", "fedspeed", "gossip", "srrw"))]
+    found["experiment"] = [
+        name
+        for name in found["experiment"]
+        if not name.startswith(("fedau", "fedspeed", "gossip", "srrw"))
+    ]
     return found
 
 
@@ -46,7 +57,11 @@ def classes() -> dict[str, list[tuple[Any, dict[str, Any]]]]:
             node = yaml.safe_load(option.path.read_bytes()) or {}
             for inner in (group, option.name):
                 node = node[inner] if isinstance(node.get(inner), dict) else node
-            if "_target_" not in node or (group == "data" and option.name not in NEAR) or (group, option.name) == ("engine", "ray"):
+            if (
+                "_target_" not in node
+                or (group == "data" and option.name not in NEAR)
+                or (group, option.name) == ("engine", "ray")
+            ):
                 continue
             target = locate(node["_target_"], group)
             if all(target is not known for known, _ in found.setdefault(group, [])):
@@ -56,4 +71,12 @@ def classes() -> dict[str, list[tuple[Any, dict[str, Any]]]]:
 
 def settings() -> list[str]:
     """All dotted names of settings, "aggregator.cutoff"."""
-    return sorted({f"{group}.{name}" for group, listed in classes().items() for _, names in listed for name in names if group != METRICS})
+    return sorted(
+        {
+            f"{group}.{name}"
+            for group, listed in classes().items()
+            for _, names in listed
+            for name in names
+            if group != METRICS
+        }
+    )

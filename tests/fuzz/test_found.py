@@ -1,4 +1,5 @@
-"""Inputs that fedsim once did not survive, or took too seriously; one of each kind, through the same harness as the fuzzed ones."""
+"""Inputs that fedsim once did not survive, or took too seriously; one of each kind, through the
+same harness as the fuzzed ones."""
 
 from __future__ import annotations
 
@@ -42,7 +43,10 @@ def outcome(act, folder: Path, settings: bool = False) -> str:
     return run_case(Target("found", st.none(), run, settings=settings), None, folder)
 
 
-@pytest.mark.parametrize(("ending", "valid"), [("\v", True), ("\n\f", True), (" ", True), ("\0\n", True), ("e", False), ("\0 2", False)])
+@pytest.mark.parametrize(
+    ("ending", "valid"),
+    [("\v", True), ("\n\f", True), (" ", True), ("\0\n", True), ("e", False), ("\0 2", False)],
+)
 def test_a_matrix_that_ends_the_process_in_scipys_reader(tmp_path, ending, valid):
     path = tmp_path / "g.mtx"
     path.write_text(LISTED + ending)
@@ -52,12 +56,18 @@ def test_a_matrix_that_ends_the_process_in_scipys_reader(tmp_path, ending, valid
 
 def test_headers_that_ask_for_terabytes(tmp_path):
     (tmp_path / "g.mtx").write_text(DENSE)
-    assert "promises" in outcome(lambda: GraphFile(str(tmp_path / "g.mtx")).adjacency(6, 0), tmp_path)
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4)}".ljust(117) + b"\n"
+    assert "promises" in outcome(
+        lambda: GraphFile(str(tmp_path / "g.mtx")).adjacency(6, 0), tmp_path
+    )
+    header = (
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4)}".ljust(117) + b"\n"
+    )
     with zipfile.ZipFile(tmp_path / "big.npz", "w") as archive:
         archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
         archive.writestr("y.npy", b"")
-    assert "header promises 16000000000000" in outcome(lambda: load(Npz(file=str(tmp_path / "big.npz"))), tmp_path)
+    assert "header promises 16000000000000" in outcome(
+        lambda: load(Npz(file=str(tmp_path / "big.npz"))), tmp_path
+    )
     packed = bytearray(lzma.compress(npz(x=np.ones((4, 2)), y=np.arange(4) % 2)))
     assert packed[16] == 22  # the dictionary's size, 8 MiB: 40 is 4 GiB
     packed[16] = 40
@@ -72,10 +82,14 @@ def zlib_crc(content: bytes) -> bytes:
     return zlib.crc32(content).to_bytes(4, "little")
 
 
-@pytest.mark.parametrize("opcodes", [b"\x80\x02}r\xff\xff\xff\x7f.", b"\x80\x04\x8e\x00\x00\x00\x00\x10\x00\x00\x00x."])
+@pytest.mark.parametrize(
+    "opcodes", [b"\x80\x02}r\xff\xff\xff\x7f.", b"\x80\x04\x8e\x00\x00\x00\x00\x10\x00\x00\x00x."]
+)
 def test_a_pickle_that_asks_for_gigabytes(tmp_path, opcodes):
     (tmp_path / "data_batch_1").write_bytes(opcodes)  # a memo of 2^31 entries; bytes of length 2^36
-    assert "not a readable CIFAR-10 batch" in outcome(lambda: read_batch(tmp_path / "data_batch_1"), tmp_path)
+    assert "not a readable CIFAR-10 batch" in outcome(
+        lambda: read_batch(tmp_path / "data_batch_1"), tmp_path
+    )
 
 
 def test_a_picture_in_a_format_of_programs(tmp_path):
@@ -84,7 +98,9 @@ def test_a_picture_in_a_format_of_programs(tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "EPS")  # which Pillow opens with Ghostscript
     (tmp_path / "mosaic" / "test_batch.webp").write_bytes(buffer.getvalue())
-    assert "not a readable picture" in outcome(lambda: load(CIFAR10(root=str(tmp_path), **OFFLINE)), tmp_path)
+    assert "not a readable picture" in outcome(
+        lambda: load(CIFAR10(root=str(tmp_path), **OFFLINE)), tmp_path
+    )
 
 
 @pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
@@ -96,24 +112,36 @@ def test_what_is_no_file_is_not_read(tmp_path, put):
         "x.parquet": lambda path: follow(Bernoulli(given=path)),
     }.items():
         put(tmp_path / name)
-        assert "ot a regular file" in (line := outcome(lambda: read(str(tmp_path / name)), tmp_path)) or "Is a directory" in line  # noqa: B023
+        line = outcome(lambda read=read, path=str(tmp_path / name): read(path), tmp_path)
+        assert "ot a regular file" in line or "Is a directory" in line
 
 
 def test_a_table_is_not_fetched_from_the_web(tmp_path):
-    assert "No such file" in outcome(lambda: follow(Trace(file="http://192.0.2.1/trace.csv")), tmp_path)
+    assert "No such file" in outcome(
+        lambda: follow(Trace(file="http://192.0.2.1/trace.csv")), tmp_path
+    )
 
 
 def test_halves_of_characters(tmp_path):
     content = {"users": ["A"], "user_data": {"A": {"raw": "\ud800" * 99}}}
-    (tmp_path / "shakespeare_roles.json.gz").write_bytes(gzip.compress(json.dumps(content).encode()))
-    assert "halves of characters" in outcome(lambda: load(Shakespeare(root=str(tmp_path), length=8)), tmp_path)
+    (tmp_path / "shakespeare_roles.json.gz").write_bytes(
+        gzip.compress(json.dumps(content).encode())
+    )
+    assert "halves of characters" in outcome(
+        lambda: load(Shakespeare(root=str(tmp_path), length=8)), tmp_path
+    )
 
 
 @pytest.mark.parametrize("value", [3e38, 1e-45])
 def test_features_at_the_ends_of_float32(tmp_path, value):
-    x = np.where(np.arange(40).reshape(20, 2) == 3, np.float32(value), np.float32(-value if value > 1 else 0))
+    x = np.where(
+        np.arange(40).reshape(20, 2) == 3, np.float32(value), np.float32(-value if value > 1 else 0)
+    )
     np.savez(tmp_path / "x.npz", x=x, y=np.arange(20) % 2)
-    assert ("accepted are finite ones up to" in outcome(lambda: load(Npz(file=str(tmp_path / "x.npz"))), tmp_path)) == (value > 1)
+    assert (
+        "accepted are finite ones up to"
+        in outcome(lambda: load(Npz(file=str(tmp_path / "x.npz"))), tmp_path)
+    ) == (value > 1)
 
 
 CONFIGS = {
@@ -138,26 +166,38 @@ def test_rows_out_of_range(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     row = {"round": 1, "scope": "server", "metric": "accuracy", "value": 1.0}
     for wrong in ({"node": 10**30}, {"round": 1e400}, {"round": -(2**63) - 1}):
-        (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row | wrong)}")  # taken for a line that was cut off
+        # Taken for a line that was cut off
+        (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row | wrong)}")
         assert len(analysis.load_runs(tmp_path)) == 1
         (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(row | wrong)}\n{json.dumps(row)}\n")
         assert "metrics.jsonl:1" in outcome(lambda: analysis.load_runs(tmp_path), tmp_path)
 
 
 def simulation(**parts) -> Simulation:
-    usual = {"data": Synthetic(samples=48, test=8, shape=[4]), "partition": Iid(clients=6), "model": MLP, "progress": False}
+    usual = {
+        "data": Synthetic(samples=48, test=8, shape=[4]),
+        "partition": Iid(clients=6),
+        "model": MLP,
+        "progress": False,
+    }
     return Simulation(**{**usual, **parts})
 
 
-@pytest.mark.parametrize("topology", [ErdosRenyi(probability=1e-300), StochasticBlocks(p_in=1e-17, p_out=5e-324)])
+@pytest.mark.parametrize(
+    "topology", [ErdosRenyi(probability=1e-300), StochasticBlocks(p_in=1e-17, p_out=5e-324)]
+)
 def test_probabilities_that_vanish(tmp_path, topology):
-    line = outcome(simulation(protocol=Gossip(), topology=topology).prepare, tmp_path, settings=True)
+    line = outcome(
+        simulation(protocol=Gossip(), topology=topology).prepare, tmp_path, settings=True
+    )
     assert line.startswith("topology.allow_disconnected=False")
 
 
 def test_more_than_there_is_memory_for(tmp_path):
     data = Synthetic(samples=2**31 - 1, test=8, shape=[1000])
-    assert outcome(simulation(data=data).prepare, tmp_path, settings=True).startswith("memory='Unable to allocate")
+    assert outcome(simulation(data=data).prepare, tmp_path, settings=True).startswith(
+        "memory='Unable to allocate"
+    )
     with pytest.raises(ConfigError, match="less than or equal to 2147483647"):
         Synthetic(samples=2**31)
 

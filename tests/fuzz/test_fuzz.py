@@ -1,4 +1,5 @@
-"""Bad input, a few hundred cases, the same each time; `experiments/faults/fuzz.py` runs as many as are asked for."""
+"""Bad input, a few hundred cases, the same each time; `experiments/faults/fuzz.py` runs as many as
+are asked for."""
 
 from __future__ import annotations
 
@@ -51,8 +52,12 @@ FAULTS = {
     "writes files": lambda case, folder: (folder / "new").touch(),
     "asks for memory": _memory,
     "warns beside a refusal": _warn_and_refuse,
-    "must not make it do": lambda case, folder: _harmlessly(lambda: (folder.parent / "beside").touch()),
-    "does what input must not": lambda case, folder: _harmlessly(lambda: pickle.loads(pickle.dumps(Path("x")))),
+    "must not make it do": lambda case, folder: _harmlessly(
+        lambda: (folder.parent / "beside").touch()
+    ),
+    "does what input must not": lambda case, folder: _harmlessly(
+        lambda: pickle.loads(pickle.dumps(Path("x")))
+    ),
     "no clear line": lambda case, folder: check_line("two\nlines"),
 }
 

@@ -1,4 +1,5 @@
-"""Networks whose gradients are tested: plain sequences and others, with the shape of their inputs."""
+"""Networks whose gradients are tested: plain sequences and others, with the shape of their
+inputs."""
 
 import functools
 
@@ -16,22 +17,48 @@ class Residual(nn.Module):
 
     def __init__(self, features: int, outputs: int) -> None:
         super().__init__()
-        self.inner, self.last = nn.Linear(features, features), nn.Linear(features, outputs, bias=False)
+        self.inner, self.last = (
+            nn.Linear(features, features),
+            nn.Linear(features, outputs, bias=False),
+        )
 
     def forward(self, x):
         return self.last(x + torch.sigmoid(self.inner(self.inner(x))))
 
 
 def group_norm_network(outputs: int) -> nn.Sequential:
-    layers = nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.Tanh(), nn.AvgPool2d(4), nn.Conv2d(4, 6, 3), nn.Flatten()
+    layers = (
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.GroupNorm(2, 4),
+        nn.Tanh(),
+        nn.AvgPool2d(4),
+        nn.Conv2d(4, 6, 3),
+        nn.Flatten(),
+    )
     return nn.Sequential(*layers, nn.Linear(6, outputs))
 
 
 def convolutions(outputs: int) -> nn.Sequential:
-    """Both kinds of convolution, in every order with activation and pooling, on images that pools and filters do not divide."""
-    layers = nn.Conv2d(2, 3, 4, padding=3), nn.MaxPool2d(3), nn.Tanh(), nn.Conv2d(3, 20, 2), nn.ReLU(), nn.MaxPool2d(2)
-    more = nn.Conv2d(20, 18, 2, padding=1), nn.Conv2d(18, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.MaxPool2d(2)
-    return nn.Sequential(*layers, *more, nn.Flatten(), nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, outputs))
+    """Both kinds of convolution, in every order with activation and pooling, on images that pools
+    and filters do not divide."""
+    layers = (
+        nn.Conv2d(2, 3, 4, padding=3),
+        nn.MaxPool2d(3),
+        nn.Tanh(),
+        nn.Conv2d(3, 20, 2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )
+    more = (
+        nn.Conv2d(20, 18, 2, padding=1),
+        nn.Conv2d(18, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(4, 3, 3),
+        nn.MaxPool2d(2),
+    )
+    return nn.Sequential(
+        *layers, *more, nn.Flatten(), nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, outputs)
+    )
 
 
 def tied_network(outputs: int) -> nn.Sequential:
@@ -52,14 +79,19 @@ MODELS = {
 
 
 def batch(model: str, outputs: int, classification: bool):
-    """Module, models [3, P], inputs [3, 5, ...], targets and weights [3, 5]; the padding is far from the examples that count."""
+    """Module, models [3, P], inputs [3, 5, ...], targets and weights [3, 5]; the padding is far
+    from the examples that count."""
     factory, shape = MODELS[model]
     with torch.random.fork_rng():
         torch.manual_seed(3)
         module = factory(outputs).double()
         x = torch.randn(3, Layout.of(module).size, dtype=torch.float64) * 0.3
         inputs = torch.randn(3, 5, *shape, dtype=torch.float64)
-        targets = torch.randint(outputs, (3, 5)) if classification else torch.randn(3, 5, outputs, dtype=torch.float64)
+        targets = (
+            torch.randint(outputs, (3, 5))
+            if classification
+            else torch.randn(3, 5, outputs, dtype=torch.float64)
+        )
     weights = torch.zeros(3, 5, dtype=torch.float64)
     for c, count in enumerate(COUNTS):
         weights[c, :count] = 1 / count

@@ -46,27 +46,56 @@ class Case:
 
     def __init__(self, seed: int = 0, **sizes: int) -> None:
         self.sizes = sizes
-        n, inputs, outputs, height, width, side, padding, pool = self.shape = tuple(sizes[name] for name in NAMES)
+        n, inputs, outputs, height, width, side, padding, pool = self.shape = tuple(
+            sizes[name] for name in NAMES
+        )
         draws = torch.Generator().manual_seed(seed)
         self.images = torch.randn(n, inputs, height, width, generator=draws)
-        self.filters = torch.randn(outputs, inputs, side, side, generator=draws) / (inputs * side**2) ** 0.5
+        self.filters = (
+            torch.randn(outputs, inputs, side, side, generator=draws) / (inputs * side**2) ** 0.5
+        )
         self.shift = torch.randn(outputs, generator=draws)
-        self.rows, self.columns = ((length + 2 * padding - side + 1) // pool for length in (height, width))
+        self.rows, self.columns = (
+            (length + 2 * padding - side + 1) // pool for length in (height, width)
+        )
         self.slopes = torch.randn(n, outputs, self.rows, self.columns, generator=draws)
 
     def forward(self, processor: str) -> tuple[np.ndarray, np.ndarray]:
         """[B, rows, columns, outputs], and places."""
         n, _, outputs, *_, pool = self.shape
         results = np.full((n, self.rows, self.columns, outputs), np.nan, np.float32)
-        places = np.full((n, self.rows, self.columns, -(-outputs // STRIP) * STRIP if pool == 2 else 0), np.nan, np.float32)
-        compiled.forward(processor, self.shape, pixels(self.images), pixels(self.filters), self.shift.numpy(), results, places)
+        places = np.full(
+            (n, self.rows, self.columns, -(-outputs // STRIP) * STRIP if pool == 2 else 0),
+            np.nan,
+            np.float32,
+        )
+        compiled.forward(
+            processor,
+            self.shape,
+            pixels(self.images),
+            pixels(self.filters),
+            self.shift.numpy(),
+            results,
+            places,
+        )
         return results, places
 
-    def backward(self, processor: str, places: np.ndarray, below: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    def backward(
+        self, processor: str, places: np.ndarray, below: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
         """By the filters [outputs, side, side, inputs] and by the images [B, H, W, inputs]."""
         gradient = np.full_like(pixels(self.filters), np.nan)
         found = np.full_like(pixels(self.images), np.nan) if below else np.zeros(0, np.float32)
-        compiled.backward(processor, self.shape, pixels(self.images), pixels(self.filters), places, pixels(self.slopes), gradient, found)
+        compiled.backward(
+            processor,
+            self.shape,
+            pixels(self.images),
+            pixels(self.filters),
+            places,
+            pixels(self.slopes),
+            gradient,
+            found,
+        )
         return gradient, found
 
     def expected(self) -> list[np.ndarray]:
@@ -74,11 +103,18 @@ class Case:
         images, filters = (each.double().requires_grad_() for each in (self.images, self.filters))
         results = F.conv2d(images, filters, self.shift.double(), padding=self.sizes["padding"])
         results = F.max_pool2d(results, 2) if self.sizes["pool"] == 2 else results
-        return [pixels(each.detach()) for each in (results, *torch.autograd.grad(results, (filters, images), self.slopes.double()))]
+        return [
+            pixels(each.detach())
+            for each in (
+                results,
+                *torch.autograd.grad(results, (filters, images), self.slopes.double()),
+            )
+        ]
 
 
 def assert_near(found: np.ndarray, expected: np.ndarray, most: float) -> None:
-    """Errors are of the size of the numbers that were summed up, which is about that of the results."""
+    """Errors are of the size of the numbers that were summed up, which is about that of the
+    results."""
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= most * np.sqrt(np.square(expected).mean())
 
@@ -89,9 +125,23 @@ def drawn_at_random(count: int, few: bool):
     while count:
         inputs = random.integers(1, FEW + 1) if few else random.integers(FEW + 1, 50)
         side = random.integers(1, 8) if few else random.choice([3, 5])
-        sizes = random.integers(1, 9), inputs, random.integers(1, 50), *random.integers(1, 21, size=2)
-        found = dict(zip(NAMES, map(int, (*sizes, side, random.integers(side), random.integers(1, 3))), strict=True))
-        if min(found["height"], found["width"]) + 2 * found["padding"] >= found["side"] - 1 + found["pool"]:
+        sizes = (
+            random.integers(1, 9),
+            inputs,
+            random.integers(1, 50),
+            *random.integers(1, 21, size=2),
+        )
+        found = dict(
+            zip(
+                NAMES,
+                map(int, (*sizes, side, random.integers(side), random.integers(1, 3))),
+                strict=True,
+            )
+        )
+        if (
+            min(found["height"], found["width"]) + 2 * found["padding"]
+            >= found["side"] - 1 + found["pool"]
+        ):
             count -= 1
             yield found
 
@@ -107,7 +157,9 @@ def test_results_and_gradients_are_those_of_torch(processor, few):
         assert_near(slopes[0], gradient, 2e-5)
         if not few:
             assert_near(slopes[1], below, 2e-5)
-            np.testing.assert_array_equal(case.backward(processor, places, below=False)[0], slopes[0])
+            np.testing.assert_array_equal(
+                case.backward(processor, places, below=False)[0], slopes[0]
+            )
 
 
 @pytest.mark.parametrize("few", [True, False], ids=["data", "activations"])
@@ -117,24 +169,43 @@ def test_bits_are_those_of_any_processor_and_of_any_batch(processor, few):
         results, places = case.forward(processor)
         gradient, below = case.backward(processor, places, below=not few)
         for other in compiled.PROCESSORS:
-            assert [each.tobytes() for each in case.forward(other)] == [results.tobytes(), places.tobytes()]
-            assert [each.tobytes() for each in case.backward(other, places, not few)] == [gradient.tobytes(), below.tobytes()]
+            assert [each.tobytes() for each in case.forward(other)] == [
+                results.tobytes(),
+                places.tobytes(),
+            ]
+            assert [each.tobytes() for each in case.backward(other, places, not few)] == [
+                gradient.tobytes(),
+                below.tobytes(),
+            ]
         last = Case(seed, **sizes | {"examples": 1})
         last.images, last.filters, last.shift = case.images[-1:], case.filters, case.shift
         assert last.forward(processor)[0].tobytes() == results[-1:].tobytes()
 
 
 def test_rounding_errors_are_near_those_of_the_library(processor):
-    """Minimal filtering sums other numbers than the plain sum: over ten draws of the layers of common networks its errors are at most six
-    times those of the library on average, and 3e-6 of the results' size."""
-    for inputs, outputs, size, side in [(32, 64, 14, 5), (32, 32, 16, 3), (64, 64, 8, 3), (6, 16, 14, 5)]:
+    """Minimal filtering sums other numbers than the plain sum: over ten draws of the layers of
+    common networks its errors are at most six times those of the library on average, and 3e-6 of
+    the results' size."""
+    for inputs, outputs, size, side in [
+        (32, 64, 14, 5),
+        (32, 32, 16, 3),
+        (64, 64, 8, 3),
+        (6, 16, 14, 5),
+    ]:
         errors = []
         for seed in range(10):
-            sizes = dict(zip(NAMES, (8, inputs, outputs, size, size, side, side // 2, 1), strict=True))
+            sizes = dict(
+                zip(NAMES, (8, inputs, outputs, size, size, side, side // 2, 1), strict=True)
+            )
             case = Case(seed, **sizes)
             expected = case.expected()[0]
             library = pixels(F.conv2d(case.images, case.filters, case.shift, padding=side // 2))
-            errors.append([np.sqrt(np.square(found - expected).mean()) / expected.std() for found in (case.forward(processor)[0], library)])
+            errors.append(
+                [
+                    np.sqrt(np.square(found - expected).mean()) / expected.std()
+                    for found in (case.forward(processor)[0], library)
+                ]
+            )
         ours, theirs = np.mean(errors, axis=0)
         assert ours < 6 * theirs and ours < 3e-6, (inputs, outputs, ours, theirs)
 
@@ -148,7 +219,9 @@ def test_what_is_not_a_number_is_the_greatest_wherever_it_stands(processor, row,
 
 
 def test_of_values_that_are_computed_equal_the_first_is_the_greatest(processor):
-    data, activations = (Case(**dict(zip(NAMES, (2, inputs, 16, 8, 8, 3, 0, 2), strict=True))) for inputs in (1, 16))
+    data, activations = (
+        Case(**dict(zip(NAMES, (2, inputs, 16, 8, 8, 3, 0, 2), strict=True))) for inputs in (1, 16)
+    )
     data.images[:], activations.filters[:] = 0.3, 0
     for case in (data, activations):
         assert not case.forward(processor)[1].any()
@@ -165,7 +238,13 @@ def test_pixels_that_no_result_sees_change_none(processor, inputs, side):
 
 
 @pytest.mark.parametrize(
-    "sizes", [(1, 8, 6, 8, 301, 3, 1, 2), (2, 1, 6, 300, 3, 3, 1, 1), (0, 8, 6, 8, 8, 3, 1, 2), (0, 1, 6, 8, 8, 3, 1, 2)]
+    "sizes",
+    [
+        (1, 8, 6, 8, 301, 3, 1, 2),
+        (2, 1, 6, 300, 3, 3, 1, 1),
+        (0, 8, 6, 8, 8, 3, 1, 2),
+        (0, 1, 6, 8, 8, 3, 1, 2),
+    ],
 )
 def test_long_images_and_no_images(processor, sizes):
     case = Case(**dict(zip(NAMES, sizes, strict=True)))
@@ -226,8 +305,18 @@ ARGUMENTS = {
 def test_memory_is_not_touched_where_sizes_do_not_fit(processor, key, value, wrong):
     case = Case(**SIZES)
     shape = tuple((SIZES | {key: value})[name] for name in NAMES)
-    like = {"images": case.images, "filters": case.filters, "shift": case.shift.view(1, -1, 1, 1), "results": case.slopes}
-    like |= {"places": case.slopes, "slopes": case.slopes, "gradient": case.filters, "below": case.images}
+    like = {
+        "images": case.images,
+        "filters": case.filters,
+        "shift": case.shift.view(1, -1, 1, 1),
+        "results": case.slopes,
+    }
+    like |= {
+        "places": case.slopes,
+        "slopes": case.slopes,
+        "gradient": case.filters,
+        "below": case.images,
+    }
     memory = {name: pixels(tensor).flatten() for name, tensor in like.items()}
     memory |= {key: memory[key][:-1]} if key in memory else {}
     before = {name: array.copy() for name, array in memory.items()}
@@ -235,7 +324,11 @@ def test_memory_is_not_touched_where_sizes_do_not_fit(processor, key, value, wro
         if key in names or key not in memory:
             expected = "places" if (key, value, function) == ("pool", 1, "backward") else wrong
             with pytest.raises(ValueError, match=f"^{function}: {expected} does not fit$"):
-                getattr(compiled, function)(value if key == "processor" else processor, shape, *(memory[name] for name in names))
+                getattr(compiled, function)(
+                    value if key == "processor" else processor,
+                    shape,
+                    *(memory[name] for name in names),
+                )
             assert all(np.array_equal(memory[name], before[name]) for name in names)
 
 
@@ -265,9 +358,22 @@ def test_images_of_few_channels_are_data(processor):
 
 
 def convolutional(outputs: int) -> nn.Sequential:
-    """Of all that is compiled: few channels and more, filters of 3 x 3 and 5 x 5, pooled and not, on images that nothing divides."""
-    layers = nn.Conv2d(2, 7, 4, padding=3), nn.Tanh(), nn.Conv2d(7, 20, 5, padding=1), nn.ReLU(), nn.MaxPool2d(2)
-    more = nn.Conv2d(20, 16, 3, padding=2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(16, 18, 3), nn.Flatten()
+    """Of all that is compiled: few channels and more, filters of 3 x 3 and 5 x 5, pooled and not,
+    on images that nothing divides."""
+    layers = (
+        nn.Conv2d(2, 7, 4, padding=3),
+        nn.Tanh(),
+        nn.Conv2d(7, 20, 5, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )
+    more = (
+        nn.Conv2d(20, 16, 3, padding=2),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(16, 18, 3),
+        nn.Flatten(),
+    )
     return nn.Sequential(*layers, *more, nn.Linear(18 * 2 * 2, 6), nn.Tanh(), nn.Linear(6, outputs))
 
 
@@ -284,8 +390,14 @@ FORMS = [
 @pytest.mark.parametrize("model", ["common", "lenet", "cnn", "mcmahan"])
 def test_descent_is_that_of_a_loop_in_double_precision(processor, model, form):
     """Three clients, five examples of which not all count, three steps."""
-    factories = {"common": (convolutional, (2, 13, 11)), "lenet": (lambda n: LeNet((3, 32, 32), n, padding=0), (3, 32, 32))}
-    factories |= {"cnn": (lambda n: CNN((3, 12, 12), n), (3, 12, 12)), "mcmahan": (lambda n: McMahanCNN((1, 12, 12), n), (1, 12, 12))}
+    factories = {
+        "common": (convolutional, (2, 13, 11)),
+        "lenet": (lambda n: LeNet((3, 32, 32), n, padding=0), (3, 32, 32)),
+    }
+    factories |= {
+        "cnn": (lambda n: CNN((3, 12, 12), n), (3, 12, 12)),
+        "mcmahan": (lambda n: McMahanCNN((1, 12, 12), n), (1, 12, 12)),
+    }
     factory, shape = factories[model]
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -300,7 +412,9 @@ def test_descent_is_that_of_a_loop_in_double_precision(processor, model, form):
     for kernel, dtype in ((ClosedFormGradient, torch.float32), (LoopedGradient, torch.float64)):
         point = x.to(dtype, copy=True)
         offset = None if form.offset is None else form.offset.to(dtype).expand(1, layout.size)
-        step = kernel(module.to(dtype), layout, True).descent(point, Affine(form.scale, form.radius, form.pull, offset), 0.05)
+        step = kernel(module.to(dtype), layout, True).descent(
+            point, Affine(form.scale, form.radius, form.pull, offset), 0.05
+        )
         for batch, labels in zip(inputs.to(dtype), targets, strict=True):
             step(batch, labels, weights.to(dtype))
         moved.append(point.double() - x.double())
@@ -310,7 +424,10 @@ def test_descent_is_that_of_a_loop_in_double_precision(processor, model, form):
 
 def test_evaluations_are_those_of_the_library(processor):
     module = McMahanCNN((1, 28, 28), 10)
-    layout, inputs = Layout.of(module), torch.randn(9, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    layout, inputs = (
+        Layout.of(module),
+        torch.randn(9, 1, 28, 28, generator=torch.Generator().manual_seed(0)),
+    )
     x = torch.stack([flat_parameters(module) * scale for scale in (1.0, 0.5)])
     with torch.no_grad():
         found = ClosedFormGradient(module, layout, True).outputs(x, inputs)

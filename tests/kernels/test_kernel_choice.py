@@ -30,17 +30,31 @@ class Scaled(nn.Linear):
         LogisticRegression((4,), 3),
         MLP((4,), 3, hidden=[5, 6], activation="tanh"),
         MLP((4,), 3, hidden=[]),
-        nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3)),
+        nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(4, 4),
+            nn.Tanh(),
+            nn.Linear(4, 4),
+            nn.ReLU(inplace=True),
+            nn.Linear(4, 3),
+        ),
         LeNet((1, 12, 12), 3),
         pooled_first(LeNet((1, 12, 12), 3)),
         CNN((3, 8, 8), 3),
         convolutions(3),
-        nn.Sequential(nn.Conv2d(1, 2, (3, 3), padding=(1, 1)), nn.MaxPool2d((2, 2), (2, 2)), nn.Flatten(), nn.Linear(8, 3)),
+        nn.Sequential(
+            nn.Conv2d(1, 2, (3, 3), padding=(1, 1)),
+            nn.MaxPool2d((2, 2), (2, 2)),
+            nn.Flatten(),
+            nn.Linear(8, 3),
+        ),
     ],
     ids=lambda module: str(module).replace("\n", "")[:60],
 )
 def test_gradients_of_plain_sequences_are_written_out(module):
-    assert [f"{layer.name}.weight" for layer in layers_of(module)] == [name for name, _ in module.named_parameters() if "weight" in name]
+    assert [f"{layer.name}.weight" for layer in layers_of(module)] == [
+        name for name, _ in module.named_parameters() if "weight" in name
+    ]
 
 
 @pytest.mark.parametrize(
@@ -113,11 +127,24 @@ def changed(change) -> nn.Module:
         changed(lambda m: m.register_parameter("temperature", nn.Parameter(torch.ones(1)))),
         changed(lambda m: m[1].register_forward_hook(lambda layer, inputs, outputs: 5 * outputs)),
         changed(lambda m: m[2].register_forward_pre_hook(lambda layer, inputs: (inputs[0] + 1,))),
-        changed(lambda m: m[1].register_full_backward_pre_hook(lambda layer, gradients: (2 * gradients[0],))),
+        changed(
+            lambda m: m[1].register_full_backward_pre_hook(
+                lambda layer, gradients: (2 * gradients[0],)
+            )
+        ),
         changed(lambda m: m.__setitem__(0, Doubled())),
         changed(lambda m: nn.utils.parametrizations.weight_norm(m[1])),
     ],
-    ids=["forward", "shared tensor", "another parameter", "hook", "hook before", "hook behind", "flatten of its own", "weight norm"],
+    ids=[
+        "forward",
+        "shared tensor",
+        "another parameter",
+        "hook",
+        "hook before",
+        "hook behind",
+        "flatten of its own",
+        "weight norm",
+    ],
 )
 def test_sequences_with_something_of_their_own_are_not_plain(module):
     assert layers_of(module) is None
@@ -147,11 +174,20 @@ def test_sequences_with_something_of_their_own_are_not_plain(module):
     ],
 )
 def test_kernel_is_a_fixed_choice(model, execution, device, kernel, clients):
-    others = {"recurrent": lambda _: CharLSTM((5,), 3, vocabulary=7, hidden=4), "large residual": functools.partial(Residual, 800)}
-    module, settings = others.get(model, MODELS.get(model, [None])[0])(3), LocalTraining(execution=execution)
+    others = {
+        "recurrent": lambda _: CharLSTM((5,), 3, vocabulary=7, hidden=4),
+        "large residual": functools.partial(Residual, 800),
+    }
+    module, settings = (
+        others.get(model, MODELS.get(model, [None])[0])(3),
+        LocalTraining(execution=execution),
+    )
     assert gradient_kernel(module, settings, device) is kernel
     assert clients_per_call(module, settings, device) == clients
-    assert clients_per_call(module, LocalTraining(execution=execution, clients_per_batch=5), device) == 5
+    assert (
+        clients_per_call(module, LocalTraining(execution=execution, clients_per_batch=5), device)
+        == 5
+    )
 
 
 def kinds(module: nn.Module) -> list[type]:
@@ -184,7 +220,10 @@ def network(*layers: nn.Module) -> nn.Sequential:
 )
 def test_common_convolutions_are_compiled(monkeypatch, module, expected):
     monkeypatch.setattr(computed, "PROCESSORS", ("avx2",))
-    assert kinds(module) == [{"C": CompiledConvolution, "|": ColumnConvolution, "L": LibraryConvolution}[kind] for kind in expected]
+    assert kinds(module) == [
+        {"C": CompiledConvolution, "|": ColumnConvolution, "L": LibraryConvolution}[kind]
+        for kind in expected
+    ]
     assert clients_per_call(module, LocalTraining(), "cpu") == (1 if "L" in expected else 4)
     monkeypatch.setattr(computed, "PROCESSORS", ())
     assert CompiledConvolution not in kinds(module)
@@ -197,4 +236,7 @@ def test_the_larger_dense_models_are_the_fewer_are_stacked(hidden, clients):
 
 def test_mixed_precision_goes_through_autograd():
     settings = LocalTraining(precision="bfloat16")
-    assert gradient_kernel(MLP((4,), 3), settings, "cpu") is LoopedGradient and clients_per_call(MLP((4,), 3), settings, "cpu") == 1
+    assert (
+        gradient_kernel(MLP((4,), 3), settings, "cpu") is LoopedGradient
+        and clients_per_call(MLP((4,), 3), settings, "cpu") == 1
+    )

@@ -44,11 +44,19 @@ def nodes_at(width, topology, nodes, mixing=None, seed=0, local=FROZEN, centres=
 
 
 @pytest.mark.parametrize("mixing", [Metropolis(), Uniform(), OwnShare(share=1 / 8)], ids=repr)
-@pytest.mark.parametrize("aggregator", [FedAvg(weighting="uniform"), FedAvg(weighting="size"), FedAU()], ids=repr)
+@pytest.mark.parametrize(
+    "aggregator", [FedAvg(weighting="uniform"), FedAvg(weighting="size"), FedAU()], ids=repr
+)
 def test_a_complete_graph_with_equal_weights_is_a_server(aggregator, mixing):
     """8 clients with 3 to 10 examples, all taking part, from one initialisation."""
     server = blobs_simulation(5, aggregator=aggregator).run().models
-    graph = blobs_simulation(5, aggregator=aggregator, protocol=Gossip(), topology=Complete(), mixing=mixing).run().models
+    graph = (
+        blobs_simulation(
+            5, aggregator=aggregator, protocol=Gossip(), topology=Complete(), mixing=mixing
+        )
+        .run()
+        .models
+    )
     np.testing.assert_allclose(graph, server.repeat(8, axis=0), atol=2e-6)
     assert np.abs(server - blobs_simulation(1, local=FROZEN).run().models).max() > 0.1
 
@@ -56,15 +64,25 @@ def test_a_complete_graph_with_equal_weights_is_a_server(aggregator, mixing):
 @pytest.mark.parametrize("order", ["adapt_then_combine", "combine_then_adapt"])
 @pytest.mark.parametrize("topology", [Ring(), BarabasiAlbert(edges=2), Star()], ids=repr)
 def test_gossip_is_its_matrix_form(order, topology):
-    """With one step of rate eta on quadratics: D-PSGD X <- W X - eta (X - C), local SGD on a graph X <- W (X - eta (X - C))."""
+    """With one step of rate eta on quadratics: D-PSGD X <- W X - eta (X - C), local SGD on a graph
+    X <- W (X - eta (X - C))."""
     nodes, width, rate = 7, 3, 0.3
     centres = 3 * np.random.Generator(np.random.Philox(1)).standard_normal((nodes, width))
     protocol, local = Gossip(order=order, same_start=False), LocalTraining(steps=1, rate=rate)
-    with nodes_at(width, topology, nodes, Metropolis(), local=local, centres=centres, protocol=protocol) as ticks:
-        W, X = metropolis_matrix(topology.adjacency(nodes, 0).toarray()), ticks.models.astype(np.float64)
+    with nodes_at(
+        width, topology, nodes, Metropolis(), local=local, centres=centres, protocol=protocol
+    ) as ticks:
+        W, X = (
+            metropolis_matrix(topology.adjacency(nodes, 0).toarray()),
+            ticks.models.astype(np.float64),
+        )
         for _ in range(6):
             gradient = X - centres
-            X = W @ X - rate * gradient if order == "combine_then_adapt" else W @ (X - rate * gradient)
+            X = (
+                W @ X - rate * gradient
+                if order == "combine_then_adapt"
+                else W @ (X - rate * gradient)
+            )
         np.testing.assert_allclose(ticks.run(6), X, atol=1e-5)
 
 
@@ -72,12 +90,18 @@ def consensus_distance(models):
     return np.sqrt(np.square(models - models.mean(axis=0)).sum(axis=1).mean())
 
 
-@pytest.mark.parametrize("topology", [Ring(), Star(), BarabasiAlbert(edges=2), RandomRegular(degree=4)], ids=repr)
+@pytest.mark.parametrize(
+    "topology", [Ring(), Star(), BarabasiAlbert(edges=2), RandomRegular(degree=4)], ids=repr
+)
 def test_consensus_error_shrinks_by_the_second_largest_modulus(topology):
     """Each round by at most max(|l2|, |lN|), and in the long run by exactly that."""
     with nodes_at(40, topology, 12, Metropolis()) as ticks:
-        moduli = np.sort(np.abs(np.linalg.eigvalsh(metropolis_matrix(topology.adjacency(12, 0).toarray()))))
-        distances = [consensus_distance(ticks.models)] + [consensus_distance(ticks.run()) for _ in range(12)]
+        moduli = np.sort(
+            np.abs(np.linalg.eigvalsh(metropolis_matrix(topology.adjacency(12, 0).toarray())))
+        )
+        distances = [consensus_distance(ticks.models)] + [
+            consensus_distance(ticks.run()) for _ in range(12)
+        ]
     ratios = np.array(distances[1:]) / distances[:-1]
     assert moduli[-1] == pytest.approx(1) and ratios.max() <= moduli[-2] + 1e-4
     assert ratios[-1] > 0.85 * moduli[-2]
@@ -86,7 +110,10 @@ def test_consensus_error_shrinks_by_the_second_largest_modulus(topology):
 @pytest.mark.parametrize("order", ["adapt_then_combine", "combine_then_adapt"])
 def test_metropolis_mixing_keeps_the_mean_model_also_when_nodes_are_away(order):
     """On an irregular graph, where uniform weights over closed neighbourhoods do not."""
-    parts = {"participation": Bernoulli(probability=0.6), "protocol": Gossip(order=order, same_start=False)}
+    parts = {
+        "participation": Bernoulli(probability=0.6),
+        "protocol": Gossip(order=order, same_start=False),
+    }
     drift = {}
     for mixing in (Metropolis(), Uniform()):
         with nodes_at(30, BarabasiAlbert(edges=2), 12, mixing, **parts) as ticks:
@@ -97,7 +124,8 @@ def test_metropolis_mixing_keeps_the_mean_model_also_when_nodes_are_away(order):
 
 
 def test_mixing_shrinks_the_variance_of_independent_models():
-    """50 nodes of degree 8, own share 1/2: by b^2 + (1 - b)^2 / n at first, after t rounds by the node mean of sum_j (W^t)_ij^2."""
+    """50 nodes of degree 8, own share 1/2: by b^2 + (1 - b)^2 / n at first, after t rounds by the
+    node mean of sum_j (W^t)_ij^2."""
     with nodes_at(10_000, RandomRegular(degree=8), 50, OwnShare(share=0.5)) as ticks:
         W = dense_mixing(ticks.prepared.plan.links)
         start, found, expected = ticks.models.var(axis=1).mean(), [], []
@@ -106,11 +134,14 @@ def test_mixing_shrinks_the_variance_of_independent_models():
             expected.append(np.square(np.linalg.matrix_power(W, t)).sum(axis=1).mean())
     assert expected[0] == pytest.approx(0.5**2 + 0.5**2 / 8)
     np.testing.assert_allclose(expected, [0.281, 0.115, 0.061, 0.039, 0.030], atol=2e-3)
-    np.testing.assert_allclose(found, expected, rtol=0.03)  # 10,000 parameters: a sampling error of 1.4 %
+    # 10,000 parameters: a sampling error of 1.4 %
+    np.testing.assert_allclose(found, expected, rtol=0.03)
 
 
 def test_the_correction_stops_the_variance_from_vanishing():
-    with nodes_at(1500, RandomRegular(degree=8), 50, OwnShare(share=0.5), correction=VarianceCorrection()) as ticks:
+    with nodes_at(
+        1500, RandomRegular(degree=8), 50, OwnShare(share=0.5), correction=VarianceCorrection()
+    ) as ticks:
         start = ticks.models.var(axis=1)
         np.testing.assert_allclose(ticks.run(1).var(axis=1).mean(), start.mean(), rtol=1e-3)
         np.testing.assert_allclose(ticks.run(4).var(axis=1).mean(), start.mean(), rtol=1e-3)

@@ -1,4 +1,5 @@
-"""Under partial participation different algorithms give different models on one seed, and the same one the same bytes."""
+"""Under partial participation different algorithms give different models on one seed, and the same
+one the same bytes."""
 
 import itertools
 import random
@@ -12,7 +13,13 @@ from tests.helpers import algorithms, blobs_simulation
 
 
 def run(name, seed=0):
-    return blobs_simulation(12, participation=Bernoulli(probability=0.4), seed=seed, **algorithms()[name]).run().models
+    return (
+        blobs_simulation(
+            12, participation=Bernoulli(probability=0.4), seed=seed, **algorithms()[name]
+        )
+        .run()
+        .models
+    )
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +29,15 @@ def models():
 
 
 def test_any_two_algorithms_give_different_models(models):
-    """A server's model differs from another's, a graph's models from another graph's, and from a server's at every node."""
-    same = [pair for pair in itertools.combinations(models, 2) if np.abs(models[pair[0]] - models[pair[1]]).max(axis=1).min() < 1e-5]
-    assert same == [("fedavg_size", "fednova")]  # the same where all clients make as many local steps
+    """A server's model differs from another's, a graph's models from another graph's, and from a
+    server's at every node."""
+    same = [
+        pair
+        for pair in itertools.combinations(models, 2)
+        if np.abs(models[pair[0]] - models[pair[1]]).max(axis=1).min() < 1e-5
+    ]
+    # The same where all clients make as many local steps
+    assert same == [("fedavg_size", "fednova")]
 
 
 @pytest.mark.parametrize("name", algorithms())
@@ -37,7 +50,11 @@ def test_the_same_algorithm_twice_gives_the_same_bytes(models, name):
 
 
 def global_generators():
-    return np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes(), random.getstate()
+    return (
+        np.random.get_state()[1].tobytes(),
+        torch.get_rng_state().numpy().tobytes(),
+        random.getstate(),
+    )
 
 
 @pytest.mark.parametrize("name", ["fedavg_size", "gossip"])

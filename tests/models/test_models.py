@@ -8,7 +8,17 @@ import torch
 from torch import nn
 
 from fedsim.errors import ConfigError
-from fedsim.models import CNN, MLP, CharLSTM, LeNet, LogisticRegression, McMahanCNN, ResNet18, build_model, check_model
+from fedsim.models import (
+    CNN,
+    MLP,
+    CharLSTM,
+    LeNet,
+    LogisticRegression,
+    McMahanCNN,
+    ResNet18,
+    build_model,
+    check_model,
+)
 from fedsim.models.pooling import pooled_first
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
@@ -31,14 +41,18 @@ def size(module):
         (functools.partial(CNN, dense=[128]), CIFAR, 273_706),
         (functools.partial(CNN, dense=[256, 64]), CIFAR, 551_786),
         (ResNet18, CIFAR, 11_181_642),
-        (functools.partial(ResNet18, stem="cifar"), CIFAR, 11_173_962),  # 64*3*(49-9) fewer in the stem
+        # 64*3*(49-9) fewer in the stem
+        (functools.partial(ResNet18, stem="cifar"), CIFAR, 11_173_962),
     ],
 )
 def test_published_parameter_counts(factory, shape, parameters):
     assert size(build_model(factory, shape, 10, seed=0)) == parameters
 
 
-@pytest.mark.parametrize("factory", [LogisticRegression, MLP, CNN, McMahanCNN, ResNet18, functools.partial(ResNet18, stem="cifar")])
+@pytest.mark.parametrize(
+    "factory",
+    [LogisticRegression, MLP, CNN, McMahanCNN, ResNet18, functools.partial(ResNet18, stem="cifar")],
+)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 17, 9)])
 def test_outputs_for_images_of_several_sizes(factory, shape):
     module = build_model(factory, shape, 7, seed=1)
@@ -46,9 +60,14 @@ def test_outputs_for_images_of_several_sizes(factory, shape):
     assert module(torch.randn(3, *shape)).shape == (3, 7)
 
 
-@pytest.mark.parametrize(("shape", "padding"), [((1, 12, 12), 2), ((1, 28, 28), 2), ((3, 32, 32), 2), ((1, 16, 21), 0), ((3, 14, 30), 1)])
+@pytest.mark.parametrize(
+    ("shape", "padding"),
+    [((1, 12, 12), 2), ((1, 28, 28), 2), ((3, 32, 32), 2), ((1, 16, 21), 0), ((3, 14, 30), 1)],
+)
 def test_lenet_from_its_smallest_images_on(shape, padding):
-    check_model(build_model(functools.partial(LeNet, padding=padding), shape, 10, seed=0), shape, 10)
+    check_model(
+        build_model(functools.partial(LeNet, padding=padding), shape, 10, seed=0), shape, 10
+    )
 
 
 def test_dense_models_take_inputs_of_any_shape():
@@ -67,17 +86,39 @@ def test_char_lstm_is_given_the_vocabulary_and_reads_order():
 
 
 def test_layers_are_readable_in_sequence():
-    for factory, shape in [(LogisticRegression, MNIST), (MLP, MNIST), (LeNet, MNIST), (CNN, CIFAR), (McMahanCNN, MNIST)]:
+    for factory, shape in [
+        (LogisticRegression, MNIST),
+        (MLP, MNIST),
+        (LeNet, MNIST),
+        (CNN, CIFAR),
+        (McMahanCNN, MNIST),
+    ]:
         module = build_model(factory, shape, 10, seed=0)
         assert isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-        assert {type(layer) for layer in module} <= {nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh, nn.Conv2d, nn.MaxPool2d}
-    assert [type(layer) for layer in MLP((4,), 2, [3, 3], "tanh")] == [nn.Flatten, nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
+        assert {type(layer) for layer in module} <= {
+            nn.Flatten,
+            nn.Linear,
+            nn.ReLU,
+            nn.Tanh,
+            nn.Conv2d,
+            nn.MaxPool2d,
+        }
+    assert [type(layer) for layer in MLP((4,), 2, [3, 3], "tanh")] == [
+        nn.Flatten,
+        nn.Linear,
+        nn.Tanh,
+        nn.Linear,
+        nn.Tanh,
+        nn.Linear,
+    ]
 
 
 def test_initialisations():
     zero = LogisticRegression(MNIST, 10, zero_init=True)
     assert not any(p.any() for p in zero.parameters())
-    xavier = build_model(functools.partial(MLP, hidden=[300, 200], init="xavier"), MNIST, 10, seed=3)
+    xavier = build_model(
+        functools.partial(MLP, hidden=[300, 200], init="xavier"), MNIST, 10, seed=3
+    )
     for layer in list(xavier)[1::2]:
         bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
         assert not layer.bias.any()
@@ -100,7 +141,9 @@ def test_residual_blocks_pass_their_input_on():
 
 def test_initial_values_are_keyed_and_leave_the_global_generator_alone():
     def parameters(seed, key):
-        return torch.cat([p.detach().flatten() for p in build_model(MLP, (6,), 3, seed, key).parameters()])
+        return torch.cat(
+            [p.detach().flatten() for p in build_model(MLP, (6,), 3, seed, key).parameters()]
+        )
 
     torch.manual_seed(5)
     state = torch.get_rng_state()
@@ -118,7 +161,11 @@ class Plain(nn.Module):
 
     def __init__(self, outputs, width, depth=1):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, width), *[nn.Linear(width, width) for _ in range(depth)], nn.Linear(width, outputs))
+        self.layers = nn.Sequential(
+            nn.Linear(4, width),
+            *[nn.Linear(width, width) for _ in range(depth)],
+            nn.Linear(width, outputs),
+        )
 
     def forward(self, x):
         return self.layers(x)
@@ -142,34 +189,84 @@ def test_any_callable_builds_a_model():
 
 def test_what_the_user_fixes_is_not_overridden():
     module = build_model(functools.partial(Plain, width=5, outputs=2), (4,), 3, seed=0)
-    with pytest.raises(ConfigError, match=re.escape("shape [2, 3] for inputs of shape [2, 4], not [2, 2]")):
+    with pytest.raises(
+        ConfigError, match=re.escape("shape [2, 3] for inputs of shape [2, 4], not [2, 2]")
+    ):
         check_model(module, (4,), 3)
 
 
 @pytest.mark.parametrize(
     ("factory", "shape", "message"),
     [
-        (functools.partial(MLP, hiden=[3]), (4,), "model.hiden=[3]: unknown setting of MLP; accepted are hidden, activation, init"),
-        (functools.partial(McMahanCNN, dense=[3]), MNIST, "model.dense=[3]: unknown setting of McMahanCNN; it has none"),
+        (
+            functools.partial(MLP, hiden=[3]),
+            (4,),
+            "model.hiden=[3]: unknown setting of MLP; accepted are hidden, activation, init",
+        ),
+        (
+            functools.partial(McMahanCNN, dense=[3]),
+            MNIST,
+            "model.dense=[3]: unknown setting of McMahanCNN; it has none",
+        ),
         (Plain, (4,), "model.width=None: Plain needs this setting and has no default"),
-        (functools.partial(Plain, width="five"), (4,), "model='Plain': could not be built (TypeError"),
-        (functools.partial(MLP, hidden=[64, 0]), (4,), "MLP.hidden=[64, 0]: accepted is a list of integers of at least 1"),
+        (
+            functools.partial(Plain, width="five"),
+            (4,),
+            "model='Plain': could not be built (TypeError",
+        ),
+        (
+            functools.partial(MLP, hidden=[64, 0]),
+            (4,),
+            "MLP.hidden=[64, 0]: accepted is a list of integers of at least 1",
+        ),
         (functools.partial(MLP, hidden="64"), (4,), "MLP.hidden='64': accepted is a list"),
         (functools.partial(MLP, hidden=[True]), (4,), "MLP.hidden=[True]: accepted is a list"),
-        (functools.partial(MLP, activation="gelu"), (4,), "MLP.activation='gelu': accepted is relu or tanh"),
-        (functools.partial(MLP, init="zero"), (4,), "MLP.init='zero': accepted is default or xavier"),
-        (functools.partial(LogisticRegression, zero_init=1), (4,), "LogisticRegression.zero_init=1: accepted is true or false"),
+        (
+            functools.partial(MLP, activation="gelu"),
+            (4,),
+            "MLP.activation='gelu': accepted is relu or tanh",
+        ),
+        (
+            functools.partial(MLP, init="zero"),
+            (4,),
+            "MLP.init='zero': accepted is default or xavier",
+        ),
+        (
+            functools.partial(LogisticRegression, zero_init=1),
+            (4,),
+            "LogisticRegression.zero_init=1: accepted is true or false",
+        ),
         (functools.partial(LeNet, padding=3), MNIST, "LeNet.padding=3: accepted is 0, 1 or 2"),
         (LeNet, (1, 8, 8), "takes images of at least 12 x 12 pixels, and the data's are 8 x 8"),
-        (LeNet, (64,), "takes images [channels, height, width], and the data's inputs have shape [64]"),
+        (
+            LeNet,
+            (64,),
+            "takes images [channels, height, width], and the data's inputs have shape [64]",
+        ),
         (CNN, (1, 3, 9), "takes images of at least 4 x 4 pixels"),
         (functools.partial(CNN, dense=64), CIFAR, "CNN.dense=64: accepted is a list"),
-        (functools.partial(CNN, channels=0), CIFAR, "CNN.channels=0: accepted is an integer of at least 1"),
-        (functools.partial(ResNet18, groups=3), CIFAR, "ResNet18.groups=3: accepted is a divisor of 64"),
-        (functools.partial(ResNet18, stem="small"), CIFAR, "ResNet18.stem='small': accepted is imagenet or cifar"),
+        (
+            functools.partial(CNN, channels=0),
+            CIFAR,
+            "CNN.channels=0: accepted is an integer of at least 1",
+        ),
+        (
+            functools.partial(ResNet18, groups=3),
+            CIFAR,
+            "ResNet18.groups=3: accepted is a divisor of 64",
+        ),
+        (
+            functools.partial(ResNet18, stem="small"),
+            CIFAR,
+            "ResNet18.stem='small': accepted is imagenet or cifar",
+        ),
         (CharLSTM, CIFAR, "takes tokens [length], and the data's inputs are [3, 32, 32]"),
         (CharLSTM, (13,), "takes tokens [length]"),
-        (functools.partial(CharLSTM, layers=0, vocabulary=5), (13,), "CharLSTM.layers=0: accepted is an integer"),
+        (
+            functools.partial(CharLSTM, layers=0, vocabulary=5),
+            (13,),
+            "CharLSTM.layers=0: accepted is an integer",
+        ),
         (lambda: "net", (4,), "must give a torch.nn.Module, not str"),
         (nn.Linear(4, 3), (4,), "accepted is a callable that builds a torch module"),
         ("mlp", (4,), "model='mlp': accepted is a callable"),
@@ -205,8 +302,14 @@ def frozen():
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), "contains BatchNorm1d (1): its running statistics cannot be averaged"),
-        (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)), "use GroupNorm"),
+        (
+            nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)),
+            "contains BatchNorm1d (1): its running statistics cannot be averaged",
+        ),
+        (
+            nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)),
+            "use GroupNorm",
+        ),
         (
             nn.Sequential(
                 nn.Unflatten(1, (1, 2, 2)),
@@ -220,10 +323,22 @@ def frozen():
         (Counting(4, 3), "changes its buffer calls while it runs"),
         (nn.Sequential(nn.Dropout(0.2), nn.Linear(4, 3)), "contains Dropout (0) with dropout"),
         (Noise(4, 3), "draws random numbers while it runs"),
-        (nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)), "writes into its inputs, which others read as well"),
-        (nn.Linear(4, 5), "must give outputs of shape [2, 3] for inputs of shape [2, 4], not [2, 5]"),
+        (
+            nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)),
+            "writes into its inputs, which others read as well",
+        ),
+        (
+            nn.Linear(4, 5),
+            "must give outputs of shape [2, 3] for inputs of shape [2, 4], not [2, 5]",
+        ),
         (nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (3, 1))), "not [2, 3, 1]"),
-        (nn.Linear(5, 3), "must take float32 inputs of shape [2, 4], but fails (RuntimeError: mat1 and mat2 shapes"),
+        (
+            nn.Linear(5, 3),
+            (
+                "must take float32 inputs of shape [2, 4], but fails (RuntimeError: mat1 and mat2"
+                " shapes"
+            ),
+        ),
         (nn.Embedding(9, 3), "must take float32 inputs of shape [2, 4], but fails"),
         (nn.LSTM(4, 3), "not tuple"),
         (nn.Flatten(), "has no parameters"),
@@ -245,7 +360,13 @@ def test_modules_that_only_look_suspicious_are_accepted():
     constant.register_buffer("positions", torch.arange(4))
     tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3))
     tied[1].weight = tied[0].weight
-    images = nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 1), nn.InstanceNorm2d(3), nn.Flatten(), nn.Linear(12, 3))
+    images = nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)),
+        nn.Conv2d(1, 3, 1),
+        nn.InstanceNorm2d(3),
+        nn.Flatten(),
+        nn.Linear(12, 3),
+    )
     for module in [constant, tied, images, nn.Sequential(nn.Dropout(0.0), nn.Linear(4, 3))]:
         check_model(module, (4,), 3)
 
@@ -258,10 +379,17 @@ def test_pooling_before_relu_is_the_same_function_with_the_same_gradients(networ
         inputs = torch.randn(8, 1, 16, 16, dtype=torch.float64).round(decimals=1)  # with ties
     other = pooled_first(module)
     kinds = [type(layer).__name__ for layer in other]
-    assert "ReLU MaxPool2d" not in " ".join(kinds) and sorted(kinds) == sorted(type(layer).__name__ for layer in module)
-    assert [name for name, _ in other.named_parameters()] == [name for name, _ in module.named_parameters()]
+    assert "ReLU MaxPool2d" not in " ".join(kinds) and sorted(kinds) == sorted(
+        type(layer).__name__ for layer in module
+    )
+    assert [name for name, _ in other.named_parameters()] == [
+        name for name, _ in module.named_parameters()
+    ]
     assert all(one is two for one, two in zip(module.parameters(), other.parameters(), strict=True))
-    expected, found = (torch.autograd.grad(net(inputs).square().sum(), list(module.parameters())) for net in (module, other))
+    expected, found = (
+        torch.autograd.grad(net(inputs).square().sum(), list(module.parameters()))
+        for net in (module, other)
+    )
     assert torch.equal(module(inputs), other(inputs))
     assert all(torch.equal(one, two) for one, two in zip(expected, found, strict=True))
 
@@ -272,4 +400,7 @@ def test_what_is_no_plain_sequence_of_the_two_stays_as_it_is():
     for module in (hooked, MLP((4,), 2), nn.Linear(2, 2)):
         kinds = [type(layer) for layer in module.modules()]
         assert [type(layer) for layer in pooled_first(module).modules()] == kinds
-    assert type(pooled_first(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=True)))[0]) is nn.ReLU
+    assert (
+        type(pooled_first(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=True)))[0])
+        is nn.ReLU
+    )

@@ -10,22 +10,35 @@ import fedsim.network.mixing as mixing
 from fedsim.errors import ConfigError
 from fedsim.network.directed_graphs import Exponential, RandomOut
 from fedsim.network.mixing import Metropolis, OwnShare, Push, Uniform
-from fedsim.network.topology import BarabasiAlbert, Complete, RandomRegular, Ring, Star, second_largest_modulus
+from fedsim.network.topology import (
+    BarabasiAlbert,
+    Complete,
+    RandomRegular,
+    Ring,
+    Star,
+    second_largest_modulus,
+)
 from tests.paths import CONF
 
-PATH = sparse.csr_array(np.array([[0, 1, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=bool))  # node 1 joined to 0, 2, 3
+# Node 1 joined to 0, 2, 3
+PATH = sparse.csr_array(
+    np.array([[0, 1, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=bool)
+)
 ALL = [Metropolis(), Uniform(), OwnShare(share=0.3)]
 ids = {"ids": lambda value: type(value).__name__}
 
 
 def matrix(links, weight=None, carried=slice(None)):
     dense = np.zeros((links.receivers, links.senders))
-    dense[links.receiver[carried], links.sender[carried]] = links.weight if weight is None else weight
+    dense[links.receiver[carried], links.sender[carried]] = (
+        links.weight if weight is None else weight
+    )
     return dense
 
 
 def carried_by(links, active, lost=()):
-    """Links between active nodes, except those at the positions `lost`; an active node's own link always carries."""
+    """Links between active nodes, except those at the positions `lost`; an active node's own link
+    always carries."""
     carried = active[links.receiver] & active[links.sender]
     carried[list(lost)] &= links.own[list(lost)]
     return carried
@@ -33,13 +46,16 @@ def carried_by(links, active, lost=()):
 
 def test_weights_by_hand():
     np.testing.assert_allclose(
-        matrix(Metropolis().links(PATH)), [[0.75, 0.25, 0, 0], [0.25, 0.25, 0.25, 0.25], [0, 0.25, 0.75, 0], [0, 0.25, 0, 0.75]]
+        matrix(Metropolis().links(PATH)),
+        [[0.75, 0.25, 0, 0], [0.25, 0.25, 0.25, 0.25], [0, 0.25, 0.75, 0], [0, 0.25, 0, 0.75]],
     )
     np.testing.assert_allclose(
-        matrix(Uniform().links(PATH)), [[0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25], [0, 0.5, 0.5, 0], [0, 0.5, 0, 0.5]]
+        matrix(Uniform().links(PATH)),
+        [[0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25], [0, 0.5, 0.5, 0], [0, 0.5, 0, 0.5]],
     )
     np.testing.assert_allclose(
-        matrix(OwnShare(share=0.4).links(PATH)), [[0.4, 0.6, 0, 0], [0.2, 0.4, 0.2, 0.2], [0, 0.6, 0.4, 0], [0, 0.6, 0, 0.4]]
+        matrix(OwnShare(share=0.4).links(PATH)),
+        [[0.4, 0.6, 0, 0], [0.2, 0.4, 0.2, 0.2], [0, 0.6, 0.4, 0], [0, 0.6, 0, 0.4]],
     )
 
 
@@ -50,23 +66,36 @@ def test_links_are_sorted_with_one_own_link_per_node(rule):
     assert len(links) == adjacency.nnz + 80 and links.receivers == links.senders == 80
     assert np.all(np.diff(links.receiver * 80 + links.sender) > 0)
     np.testing.assert_array_equal(links.own, links.receiver == links.sender)
-    assert links.receiver.dtype == links.sender.dtype == np.int64 and links.weight.dtype == np.float64 and links.own.dtype == bool
+    assert (
+        links.receiver.dtype == links.sender.dtype == np.int64
+        and links.weight.dtype == np.float64
+        and links.own.dtype == bool
+    )
     others = ~links.own
-    np.testing.assert_array_equal(adjacency.toarray()[links.receiver[others], links.sender[others]], True)
+    np.testing.assert_array_equal(
+        adjacency.toarray()[links.receiver[others], links.sender[others]], True
+    )
     np.testing.assert_allclose(matrix(links).sum(1), 1, atol=1e-14)
     assert links.weight.min() > 0
 
 
 def test_metropolis_is_symmetric_and_doubly_stochastic_the_others_on_regular_graphs():
-    uneven, regular = BarabasiAlbert(edges=2).adjacency(60, 0), RandomRegular(degree=5).adjacency(60, 0)
+    uneven, regular = (
+        BarabasiAlbert(edges=2).adjacency(60, 0),
+        RandomRegular(degree=5).adjacency(60, 0),
+    )
     dense = matrix(Metropolis().links(uneven))
     np.testing.assert_array_equal(dense, dense.T)
     np.testing.assert_allclose(dense.sum(0), 1, atol=1e-14)
     for rule in (Uniform(), OwnShare()):
         np.testing.assert_allclose(matrix(rule.links(regular)).sum(0), 1, atol=1e-14)
         assert np.abs(matrix(rule.links(uneven)).sum(0) - 1).max() > 0.1
-    np.testing.assert_allclose(matrix(Metropolis().links(regular)), matrix(Uniform().links(regular)), atol=1e-15)
-    np.testing.assert_allclose(matrix(Uniform().links(Complete().adjacency(12, 0))), 1 / 12, atol=1e-15)
+    np.testing.assert_allclose(
+        matrix(Metropolis().links(regular)), matrix(Uniform().links(regular)), atol=1e-15
+    )
+    np.testing.assert_allclose(
+        matrix(Uniform().links(Complete().adjacency(12, 0))), 1 / 12, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("rule", ALL, **ids)
@@ -88,7 +117,8 @@ def test_weights_heard_sum_to_one_and_inactive_nodes_receive_nothing(rule, seed,
     heard = matrix(links, weight, carried)
     np.testing.assert_allclose(heard.sum(1), active.astype(float), atol=1e-14)
     assert not heard[:, ~active].any()
-    if not isinstance(rule, OwnShare):  # what does not arrive goes to the receiver itself and to nobody else
+    # What does not arrive goes to the receiver itself and to nobody else
+    if not isinstance(rule, OwnShare):
         others = ~links.own[carried]
         np.testing.assert_array_equal(weight[others], links.weight[carried][others])
 
@@ -106,8 +136,11 @@ def test_own_share_divides_the_rest_over_what_arrived():
     active = np.array([True, True, True, False])
     lost = np.flatnonzero((links.receiver == 2) & (links.sender == 1))
     carried = carried_by(links, active, lost)
-    expected = [[0.4, 0.6, 0, 0], [0.3, 0.4, 0.3, 0], [0, 0, 1, 0], [0, 0, 0, 0]]  # 1 heard two, 2 nobody, 3 sleeps
-    np.testing.assert_allclose(matrix(links, rule.hear(links, carried), carried), expected, atol=1e-15)
+    # 1 heard two, 2 nobody, 3 sleeps
+    expected = [[0.4, 0.6, 0, 0], [0.3, 0.4, 0.3, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(
+        matrix(links, rule.hear(links, carried), carried), expected, atol=1e-15
+    )
     plain = OwnShare(share=0.0).links(PATH)
     np.testing.assert_allclose(matrix(plain)[1], [1 / 3, 0, 1 / 3, 1 / 3], atol=1e-15)
 
@@ -118,19 +151,29 @@ def test_equal_weights_over_what_was_heard():
     active = np.array([True, True, True, False])
     carried = carried_by(links, active)
     expected = [[1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [0, 1 / 2, 1 / 2, 0], [0, 0, 0, 0]]
-    np.testing.assert_allclose(matrix(links, rule.hear(links, carried), carried), expected, atol=1e-15)
+    np.testing.assert_allclose(
+        matrix(links, rule.hear(links, carried), carried), expected, atol=1e-15
+    )
     np.testing.assert_array_equal(rule.hear(links, np.ones(len(links), bool)), links.weight)
 
 
 def test_a_sender_pushes_equal_shares_and_keeps_those_that_do_not_arrive():
     links = Push().links(PATH)
     np.testing.assert_allclose(
-        matrix(links), [[1 / 2, 1 / 4, 0, 0], [1 / 2, 1 / 4, 1 / 2, 1 / 2], [0, 1 / 4, 1 / 2, 0], [0, 1 / 4, 0, 1 / 2]]
+        matrix(links),
+        [
+            [1 / 2, 1 / 4, 0, 0],
+            [1 / 2, 1 / 4, 1 / 2, 1 / 2],
+            [0, 1 / 4, 1 / 2, 0],
+            [0, 1 / 4, 0, 1 / 2],
+        ],
     )
     active = np.array([True, True, True, False])
     carried = carried_by(links, active)
     heard = matrix(links, Push().hear(links, carried), carried)
-    np.testing.assert_allclose(heard, [[1 / 2, 1 / 4, 0, 0], [1 / 2, 1 / 2, 1 / 2, 0], [0, 1 / 4, 1 / 2, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(
+        heard, [[1 / 2, 1 / 4, 0, 0], [1 / 2, 1 / 2, 1 / 2, 0], [0, 1 / 4, 1 / 2, 0], [0, 0, 0, 0]]
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -143,7 +186,9 @@ def test_pushed_mass_is_conserved_on_directed_graphs(seed, rate):
     carried = carried_by(links, active, lost=np.flatnonzero(random.random(len(links)) < 0.3))
     weight = Push().hear(links, carried)
     assert np.all(weight >= 0)
-    np.testing.assert_allclose(matrix(links, weight, carried).sum(axis=0), active.astype(float), atol=1e-14)
+    np.testing.assert_allclose(
+        matrix(links, weight, carried).sum(axis=0), active.astype(float), atol=1e-14
+    )
 
 
 def test_on_directed_graphs_rows_sum_to_one_where_receivers_weigh():
@@ -166,7 +211,9 @@ def test_isolated_and_single_nodes_keep_their_model(rule):
     assert rule.hear(links, np.zeros(3, dtype=bool)).shape == (0,)
 
 
-@pytest.mark.parametrize("kind", [Ring(), RandomRegular(degree=4), Star(), BarabasiAlbert(edges=2)], **ids)
+@pytest.mark.parametrize(
+    "kind", [Ring(), RandomRegular(degree=4), Star(), BarabasiAlbert(edges=2)], **ids
+)
 def test_consensus_error_shrinks_by_the_second_largest_modulus(kind):
     links = Metropolis().links(kind.adjacency(40, 0))
     w, bound = matrix(links), second_largest_modulus(links)
@@ -179,7 +226,8 @@ def test_consensus_error_shrinks_by_the_second_largest_modulus(kind):
         models = w @ models
         np.testing.assert_allclose(models.mean(0), mean, atol=1e-13)
         shrink.append(np.linalg.norm(models - mean) / before)
-    assert max(shrink) <= bound + 1e-6 and shrink[-1] == pytest.approx(bound, rel=0.02)  # the slowest mode is all that is left
+    # The slowest mode is all that is left
+    assert max(shrink) <= bound + 1e-6 and shrink[-1] == pytest.approx(bound, rel=0.02)
 
 
 def test_misuse_is_an_error():

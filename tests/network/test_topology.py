@@ -42,7 +42,9 @@ def degrees(adjacency):
 
 
 def check(adjacency, nodes):
-    assert adjacency.shape == (nodes, nodes) and adjacency.dtype == bool and adjacency.format == "csr"
+    assert (
+        adjacency.shape == (nodes, nodes) and adjacency.dtype == bool and adjacency.format == "csr"
+    )
     assert adjacency.data.all() and adjacency.has_sorted_indices and adjacency.has_canonical_format
     assert (adjacency != adjacency.T).nnz == 0 and adjacency.diagonal().sum() == 0
     assert sparse.csgraph.connected_components(adjacency)[0] == 1
@@ -64,7 +66,9 @@ def check(adjacency, nodes):
 def test_regular_shapes_are_those_of_networkx(kind, nodes, expected):
     adjacency = kind.adjacency(nodes, 0)
     check(adjacency, nodes)
-    np.testing.assert_array_equal(adjacency.toarray(), networkx.to_numpy_array(expected, nodelist=sorted(expected)) > 0)
+    np.testing.assert_array_equal(
+        adjacency.toarray(), networkx.to_numpy_array(expected, nodelist=sorted(expected)) > 0
+    )
 
 
 @pytest.mark.parametrize("kind", RANDOM, ids=lambda kind: type(kind).__name__)
@@ -83,7 +87,11 @@ def test_every_possible_degree_gives_a_regular_graph(nodes, degree, seed):
             RandomRegular(degree=degree).adjacency(nodes, seed)
     else:
         adjacency = RandomRegular(degree=degree, allow_disconnected=True).adjacency(nodes, seed)
-        assert set(degrees(adjacency)) == {degree} and (adjacency != adjacency.T).nnz == 0 and adjacency.diagonal().sum() == 0
+        assert (
+            set(degrees(adjacency)) == {degree}
+            and (adjacency != adjacency.T).nnz == 0
+            and adjacency.diagonal().sum() == 0
+        )
 
 
 def test_a_graph_per_round_is_fresh_and_reproducible():
@@ -94,7 +102,8 @@ def test_a_graph_per_round_is_fresh_and_reproducible():
         assert set(degrees(graph)) == {3} and (graph != kind.adjacency(20, 0, a)).nnz == 0
         assert all((graph != other).nnz > 0 for other in first[:a])
     matchings = RandomRegular(degree=1, per_round=True)
-    assert set(degrees(matchings.adjacency(20, 0, round=1))) == {1}  # only the first round's graph must be connected
+    # Only the first round's graph must be connected
+    assert set(degrees(matchings.adjacency(20, 0, round=1))) == {1}
     with pytest.raises(ConfigError, match="10 parts"):
         matchings.adjacency(20, 0)
 
@@ -110,14 +119,18 @@ def test_numbers_of_edges():
     assert albert.nnz / 2 == 3 * (nodes - 3) and degrees(albert).max() > 30
     blocks = StochasticBlocks(blocks=4, p_in=0.3, p_out=0.01).adjacency(nodes, 0).toarray()
     inside = blocks[:100, :100].sum() / 2
-    assert abs(inside - 0.3 * 4950) < 5 * np.sqrt(4950 * 0.21) and abs(blocks[:100, 100:].sum() - 300) < 5 * np.sqrt(300)
+    assert abs(inside - 0.3 * 4950) < 5 * np.sqrt(4950 * 0.21) and abs(
+        blocks[:100, 100:].sum() - 300
+    ) < 5 * np.sqrt(300)
 
 
 def test_disconnected_graphs_are_refused_unless_asked_for():
     with pytest.raises(ConfigError, match="30 nodes falls into 3 parts") as caught:
         StochasticBlocks(blocks=3, p_in=1.0, p_out=0.0).adjacency(30, 0)
     assert caught.value.key == "topology.allow_disconnected"
-    parts = StochasticBlocks(blocks=3, p_in=1.0, p_out=0.0, allow_disconnected=True).adjacency(31, 0)
+    parts = StochasticBlocks(blocks=3, p_in=1.0, p_out=0.0, allow_disconnected=True).adjacency(
+        31, 0
+    )
     assert sorted(degrees(parts)) == [9] * 20 + [10] * 11
     assert spectral_gap(Metropolis().links(parts)) == pytest.approx(0, abs=1e-12)
 
@@ -126,13 +139,26 @@ def test_ten_thousand_nodes_stay_sparse():
     adjacency = RandomRegular(degree=8).adjacency(10_000, 0)
     check(adjacency, 10_000)
     links = Metropolis().links(adjacency)
-    held = sum(part.nbytes for part in (adjacency.data, adjacency.indices, adjacency.indptr, links.receiver, links.sender, links.weight))
+    held = sum(
+        part.nbytes
+        for part in (
+            adjacency.data,
+            adjacency.indices,
+            adjacency.indptr,
+            links.receiver,
+            links.sender,
+            links.weight,
+        )
+    )
     assert len(links) == 90_000 and held < 4e6  # a dense matrix of float64 takes 800e6
-    bound = 2 * np.sqrt(7)  # a random regular graph is nearly Ramanujan (Friedman): lambda_2 of the adjacency is about 2 sqrt(d - 1)
+    # A random regular graph is nearly Ramanujan (Friedman): lambda_2 of the adjacency is about 2
+    # sqrt(d - 1)
+    bound = 2 * np.sqrt(7)
     assert second_largest_modulus(links) == pytest.approx((1 + bound) / 9, abs=0.01)
 
 
-# --- Directed graphs -----------------------------------------------------------------------------------------------------------------
+# --- Directed graphs
+# --------------------------------------------------------------------------------------------------
 
 
 def sends_to(adjacency, node):
@@ -188,20 +214,34 @@ def test_a_directed_graph_in_which_not_all_reach_all_is_refused():
     with pytest.raises(ConfigError, match="falls into 5 parts"):
         OneWay().adjacency(5, 0)
     chain = OneWay(allow_disconnected=True).adjacency(3, 0)
-    np.testing.assert_array_equal(chain.toarray(), [[0, 0, 0], [1, 0, 0], [0, 1, 0]])  # receivers in rows
+    # Receivers in rows
+    np.testing.assert_array_equal(chain.toarray(), [[0, 0, 0], [1, 0, 0], [0, 1, 0]])
 
 
-# --- Spectra -------------------------------------------------------------------------------------------------------------------------
+# --- Spectra
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nodes", [3, 10, 499, 5000])
 def test_second_eigenvalue_of_a_ring(nodes):
-    expected = max(abs(1 + 2 * np.cos(2 * np.pi / nodes)), abs(1 + 2 * np.cos(2 * np.pi * (nodes // 2) / nodes))) / 3
-    assert second_largest_modulus(Metropolis().links(Ring().adjacency(nodes, 0))) == pytest.approx(expected, abs=1e-11)
+    expected = (
+        max(
+            abs(1 + 2 * np.cos(2 * np.pi / nodes)),
+            abs(1 + 2 * np.cos(2 * np.pi * (nodes // 2) / nodes)),
+        )
+        / 3
+    )
+    assert second_largest_modulus(Metropolis().links(Ring().adjacency(nodes, 0))) == pytest.approx(
+        expected, abs=1e-11
+    )
 
 
 @pytest.mark.parametrize("kind", [*RANDOM, Star(), Torus()], ids=lambda kind: type(kind).__name__)
-@pytest.mark.parametrize("mixing", [Metropolis(), Uniform(), OwnShare(share=0.01)], ids=lambda mixing: type(mixing).__name__)
+@pytest.mark.parametrize(
+    "mixing",
+    [Metropolis(), Uniform(), OwnShare(share=0.01)],
+    ids=lambda mixing: type(mixing).__name__,
+)
 def test_the_sparse_search_finds_what_all_eigenvalues_show(monkeypatch, kind, mixing):
     links = mixing.links(kind.adjacency(300, 0))
     dense = second_largest_modulus(links)
@@ -211,13 +251,17 @@ def test_the_sparse_search_finds_what_all_eigenvalues_show(monkeypatch, kind, mi
 
 
 def test_spectra_at_the_ends():
-    assert second_largest_modulus(Metropolis().links(Complete().adjacency(40, 0))) == pytest.approx(0, abs=1e-12)
+    assert second_largest_modulus(Metropolis().links(Complete().adjacency(40, 0))) == pytest.approx(
+        0, abs=1e-12
+    )
     assert spectral_gap(Metropolis().links(Complete().adjacency(1, 0))) == 1
-    for swap in (Star().adjacency(2, 0), Ring().adjacency(2000, 0)):  # lambda_N = -1: two halves that exchange their models for ever
+    # lambda_N = -1: two halves that exchange their models for ever
+    for swap in (Star().adjacency(2, 0), Ring().adjacency(2000, 0)):
         assert second_largest_modulus(OwnShare(share=0.0).links(swap)) == pytest.approx(1, abs=1e-9)
 
 
-# --- Refusals ------------------------------------------------------------------------------------------------------------------------
+# --- Refusals
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

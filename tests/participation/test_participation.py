@@ -81,7 +81,9 @@ def test_cohorts_are_sorted_keyed_and_without_empty_clients(patterns, name):
         np.random.random(3)  # the global generator plays no part
         np.testing.assert_array_equal(cohort, again.cohort(t))
         differs |= not np.array_equal(cohort, other.cohort(t))
-        assert cohort.dtype == np.int64 and np.all(np.diff(cohort) > 0) and not {3, 17} & set(cohort)
+        assert (
+            cohort.dtype == np.int64 and np.all(np.diff(cohort) > 0) and not {3, 17} & set(cohort)
+        )
         cohort[:] = 0  # a caller's scribbling must not change the pattern
     assert differs == (name not in ("full", "trace"))
     assert first.probabilities[3] == first.probabilities[17] == 0
@@ -97,16 +99,20 @@ def test_gaps_give_the_cohorts_of_the_rounds_asked(patterns, name):
         np.testing.assert_array_equal(some.cohort(t), np.flatnonzero(every[t]))
 
 
-@pytest.mark.parametrize("name", ["full", "uniform", "bernoulli", "markov", "cyclic", "random_phase", "trace"])
+@pytest.mark.parametrize(
+    "name", ["full", "uniform", "bernoulli", "markov", "cyclic", "random_phase", "trace"]
+)
 def test_exposed_probabilities_are_the_long_run_shares(patterns, name):
     pattern, rounds = patterns[name](), 3000
     share = masks(pattern, rounds).mean(0)
-    # variance of a time average; a chain's correlation time is at most (2 - p_on - p_off) / (p_on + p_off) < 2 / 0.05
+    # variance of a time average; a chain's correlation time is at most (2 - p_on - p_off) / (p_on +
+    # p_off) < 2 / 0.05
     noise = 5 * np.sqrt(0.25 / rounds * (40 if name == "markov" else 1))
     np.testing.assert_allclose(share, pattern.probabilities, atol=noise if name != "full" else 0)
 
 
-# --- Uniform -------------------------------------------------------------------------------------------------------------------------
+# --- Uniform
+# --------------------------------------------------------------------------------------------------
 
 
 def test_uniform_cohorts_make_every_pair_equally_likely():
@@ -120,7 +126,8 @@ def test_uniform_cohorts_make_every_pair_equally_likely():
     np.testing.assert_allclose(pattern.probabilities, [0.4, 0.4, 0, 0.4, 0.4, 0.4])
 
 
-# --- Bernoulli -----------------------------------------------------------------------------------------------------------------------
+# --- Bernoulli
+# --------------------------------------------------------------------------------------------------
 
 LEVELS = np.array([1.0, 0.9, 0.6, 0.5, 0.49, 0.3, 0.1, 0.03, 0.004])
 
@@ -131,8 +138,11 @@ def test_bernoulli_marginals_and_independence(seed):
     p = np.repeat(LEVELS, copies)
     seen = masks(Bernoulli(given=p.tolist()).bind(population(len(p)), seed), rounds)
     pooled = seen.reshape(rounds, len(LEVELS), copies).mean((0, 2))
-    np.testing.assert_array_less(np.abs(pooled - LEVELS), 5 * np.sqrt(LEVELS * (1 - LEVELS) / (rounds * copies)) + 1e-12)
-    position = seen.reshape(rounds, len(LEVELS), copies)[:, 1:].mean(0)  # each place in a bucket is as likely as any other
+    np.testing.assert_array_less(
+        np.abs(pooled - LEVELS), 5 * np.sqrt(LEVELS * (1 - LEVELS) / (rounds * copies)) + 1e-12
+    )
+    # Each place in a bucket is as likely as any other
+    position = seen.reshape(rounds, len(LEVELS), copies)[:, 1:].mean(0)
     z = (position - LEVELS[1:, None]) / np.sqrt(LEVELS[1:, None] * (1 - LEVELS[1:, None]) / rounds)
     assert 0.75 < z.std() < 1.25 and np.abs(z).max() < 5.5
     size = seen.sum(1)
@@ -165,17 +175,24 @@ def test_geometric_skips():
     assert stats.chisquare(np.bincount(np.concatenate(draws), minlength=10)).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("module, settings", [("bernoulli", {}), ("markov", {}), ("cyclic", {"period": 1000})])
+@pytest.mark.parametrize(
+    "module, settings", [("bernoulli", {}), ("markov", {}), ("cyclic", {"period": 1000})]
+)
 def test_a_round_costs_its_cohort_and_not_a_million_clients(monkeypatch, module, settings):
     owner, drawn = importlib.import_module(f"fedsim.participation.{module}"), []
-    pattern = getattr(participation, module.title())(probability=1e-3, **settings).bind(population(1_000_000), 0)
+    pattern = getattr(participation, module.title())(probability=1e-3, **settings).bind(
+        population(1_000_000), 0
+    )
     counted = owner.uniform
-    monkeypatch.setattr(owner, "uniform", lambda *args: drawn.append(len(args[3])) or counted(*args))
+    monkeypatch.setattr(
+        owner, "uniform", lambda *args: drawn.append(len(args[3])) or counted(*args)
+    )
     sizes = [len(pattern.cohort(t)) for t in range(20)]
     assert 800 < np.mean(sizes) < 1200 and sum(drawn) < 3 * sum(sizes)
 
 
-# --- Markov --------------------------------------------------------------------------------------------------------------------------
+# --- Markov
+# --------------------------------------------------------------------------------------------------
 
 
 def test_transition_probabilities_by_hand():
@@ -192,7 +209,8 @@ def test_markov_is_stationary_from_round_0_with_geometric_holding_times(probabil
     (p_on,), (p_off,) = transition_probabilities(np.array([probability]), 0.05)
     deviation = 5 * np.sqrt(probability * (1 - probability) / clients)
     assert np.all(np.abs(seen.mean(1) - probability) < deviation)  # in every single round
-    for before, after in ((seen[:1], seen[1:2]), (seen[:-1], seen[1:])):  # the first step, and all of them
+    # The first step, and all of them
+    for before, after in ((seen[:1], seen[1:2]), (seen[:-1], seen[1:])):
         for state, leaving in ((True, p_off), (False, p_on)):
             count = (before == state).sum()
             left = (after[before == state] != state).mean()
@@ -205,7 +223,10 @@ def test_markov_is_stationary_from_round_0_with_geometric_holding_times(probabil
     for state, leaving in ((True, p_off), (False, p_on)):
         values = np.array(lengths[state])
         spread = np.sqrt(1 - leaving) / leaving
-        assert abs(values.mean() - 1 / leaving) <= 5 * spread / np.sqrt(len(values)) + 0.02 / leaving  # censoring of the longest
+        # Censoring of the longest
+        assert (
+            abs(values.mean() - 1 / leaving) <= 5 * spread / np.sqrt(len(values)) + 0.02 / leaving
+        )
         if leaving < 1:
             assert abs(values.var() / spread**2 - 1) < 0.3
 
@@ -214,13 +235,15 @@ def test_a_markov_path_belongs_to_its_client_alone():
     few = masks(Markov().bind(population(10), 4), 200)
     many = masks(Markov().bind(population(5000), 4), 200)
     np.testing.assert_array_equal(few, many[:, :10])
-    begun = uniform(4, "participation", 0, np.arange(5000), 1) < 0.1  # the state before round 0, which is stepped once before it is used
+    # The state before round 0, which is stepped once before it is used
+    begun = uniform(4, "participation", 0, np.arange(5000), 1) < 0.1
     assert abs((~many[0, begun]).mean() - 0.45) < 5 * np.sqrt(0.25 / begun.sum())
     certain = masks(Markov(given=[1.0, 0.0]).bind(population(2), 0), 50)
     assert certain[:, 0].all() and not certain[:, 1].any()
 
 
-# --- Cyclic --------------------------------------------------------------------------------------------------------------------------
+# --- Cyclic
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("random_phase", [False, True])
@@ -231,7 +254,9 @@ def test_cyclic_blocks_have_exact_lengths(random_phase):
     seen = masks(pattern, 450)
     for client in (0, 1, 2, 3, 5):
         blocks = runs_of(seen[:, client])
-        assert len(blocks) >= 5 and all(length == (on if value else off)[client] for value, length in blocks[1:-1])
+        assert len(blocks) >= 5 and all(
+            length == (on if value else off)[client] for value, length in blocks[1:-1]
+        )
         assert blocks[0][1] <= (on if blocks[0][0] else off)[client]
         assert pattern.probabilities[client] == on[client] / (on[client] + off[client])
     assert not seen[:, 4].any() and pattern.probabilities[4] == 0
@@ -240,7 +265,8 @@ def test_cyclic_blocks_have_exact_lengths(random_phase):
 def test_cyclic_starts_off_for_a_uniform_time():
     seen = masks(Cyclic(probability=0.3, period=20).bind(population(7000), 0), 14)
     starts = np.where(seen.any(0), seen.argmax(0), -1)
-    assert starts.min() == 0  # everybody has begun within off = 14 rounds, each of 0..13 equally often
+    # Everybody has begun within off = 14 rounds, each of 0..13 equally often
+    assert starts.min() == 0
     assert stats.chisquare(np.bincount(starts, minlength=14)).pvalue > 1e-4
 
 

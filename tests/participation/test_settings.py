@@ -1,4 +1,5 @@
-"""Settings of participation: how probabilities are made, traces, refusals, and the configuration files."""
+"""Settings of participation: how probabilities are made, traces, refusals, and the configuration
+files."""
 
 import numpy as np
 import pytest
@@ -28,7 +29,11 @@ def test_fedau_generator_has_its_known_numbers():
     for classes, kept in numbers.items():
         for seed in range(300):
             q = np.random.default_rng(seed).dirichlet(np.full(classes, 0.1), 250)
-            kept.append(Bernoulli(correlation="labels").client_probabilities(population(250, labels=q), seed))
+            kept.append(
+                Bernoulli(correlation="labels").client_probabilities(
+                    population(250, labels=q), seed
+                )
+            )
     ten, hundred = np.array(numbers[10]), np.array(numbers[100])
     assert ten.mean() == pytest.approx(0.106, abs=0.003)
     assert (ten == 0.02).mean() == pytest.approx(0.39, abs=0.03)
@@ -41,9 +46,18 @@ def test_fedau_generator_has_its_known_numbers():
 def test_label_probabilities_follow_the_formula_and_skip_empty_clients():
     q = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [np.nan, np.nan]])
     people = population(4, empty=(3,), labels=q)
-    p = Bernoulli(correlation="labels", probability=0.2, alpha=1.0, minimum=0.0).client_probabilities(people, 7)
-    assert p[0] + p[1] == pytest.approx(0.2 * 2) and p[2] == pytest.approx(0.2) and p[3] == 0 and p[0] != pytest.approx(p[1])
-    same = Markov(correlation="labels", probability=0.2, alpha=1.0, minimum=0.0).client_probabilities(people, 7)
+    p = Bernoulli(
+        correlation="labels", probability=0.2, alpha=1.0, minimum=0.0
+    ).client_probabilities(people, 7)
+    assert (
+        p[0] + p[1] == pytest.approx(0.2 * 2)
+        and p[2] == pytest.approx(0.2)
+        and p[3] == 0
+        and p[0] != pytest.approx(p[1])
+    )
+    same = Markov(
+        correlation="labels", probability=0.2, alpha=1.0, minimum=0.0
+    ).client_probabilities(people, 7)
     np.testing.assert_array_equal(p, same)  # one population, whatever the pattern
 
 
@@ -52,7 +66,8 @@ def test_given_probabilities_from_a_file_in_any_order(tmp_path):
     assert Bernoulli(given=path).bind(population(3), 0).probabilities.tolist() == [0.25, 0.0, 0.5]
 
 
-# --- Trace ---------------------------------------------------------------------------------------------------------------------------
+# --- Trace
+# --------------------------------------------------------------------------------------------------
 
 
 def test_trace_by_hand(tmp_path):
@@ -61,10 +76,18 @@ def test_trace_by_hand(tmp_path):
     assert [once.cohort(t).tolist() for t in range(6)] == [[2], [], [], [0, 1], [], []]
     np.testing.assert_allclose(once.probabilities, [0.25, 0.25, 0.25, 0, 0])
     again = Trace(file=path, repeat=True).bind(population(5), 0)
-    assert [again.cohort(t).tolist() for t in range(3, 9)] == [[0, 1], [2, 4], [], [], [0, 1], [2, 4]]
+    assert [again.cohort(t).tolist() for t in range(3, 9)] == [
+        [0, 1],
+        [2, 4],
+        [],
+        [],
+        [0, 1],
+        [2, 4],
+    ]
 
 
-# --- Refusals ------------------------------------------------------------------------------------------------------------------------
+# --- Refusals
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -81,7 +104,10 @@ def test_trace_by_hand(tmp_path):
         (lambda: Bernoulli(given=[0.5], correlation="labels"), "Bernoulli.given"),
         (lambda: Cyclic(correlation="labels", probability=0.01), "Cyclic.minimum"),
         (lambda: Bernoulli(given=[0.5, 0.5]).bind(population(3), 0), "participation.given"),
-        (lambda: Bernoulli(correlation="labels").bind(population(3), 0), "participation.correlation"),
+        (
+            lambda: Bernoulli(correlation="labels").bind(population(3), 0),
+            "participation.correlation",
+        ),
         (lambda: Markov(max_on=0), "Markov.max_on"),
         (lambda: Cyclic(period=0), "Cyclic.period"),
         (lambda: Trace(), "Trace.file"),
@@ -118,15 +144,21 @@ def test_refused_trace_files(tmp_path, name, text, says):
     assert caught.value.key == "participation.file" and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("rows", ["0,0.5\n0,0.5\n", "0,0.5\n", "0,0.5\n1,1.2\n", "0,0.5\n2,0.5\n", "0,0.5\n1,nan\n"])
+@pytest.mark.parametrize(
+    "rows", ["0,0.5\n0,0.5\n", "0,0.5\n", "0,0.5\n1,1.2\n", "0,0.5\n2,0.5\n", "0,0.5\n1,nan\n"]
+)
 def test_refused_probability_files(tmp_path, rows):
     with pytest.raises(ConfigError, match="participation.given"):
-        Bernoulli(given=written(tmp_path, "p.csv", "client,probability\n" + rows)).bind(population(2), 0)
+        Bernoulli(given=written(tmp_path, "p.csv", "client,probability\n" + rows)).bind(
+            population(2), 0
+        )
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("participation/*.yaml")), ids=lambda p: p.stem)
 def test_configuration_repeats_the_defaults(path):
     settings = yaml.safe_load(path.read_text())
-    required = {name: settings.pop(name) for name, value in list(settings.items()) if value == "???"}
+    required = {
+        name: settings.pop(name) for name, value in list(settings.items()) if value == "???"
+    }
     cls = getattr(participation, settings.pop("_target_").removeprefix("fedsim.participation."))
     assert path.read_text().startswith("# ") and cls(**settings, **required) == cls(**required)

@@ -35,11 +35,21 @@ def frequencies_at_random(nodes, seed=0):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("adjacency", [GRAPH, Ring().adjacency(5, 0), Star().adjacency(6, 0)], ids=["uneven", "ring", "star"])
+@pytest.mark.parametrize(
+    "adjacency",
+    [GRAPH, Ring().adjacency(5, 0), Star().adjacency(6, 0)],
+    ids=["uneven", "ring", "star"],
+)
 def test_without_repellence_or_at_the_target_it_is_the_base_chain(adjacency, kernel):
     P, nodes = metropolis_hastings(adjacency), adjacency.shape[0]
-    np.testing.assert_allclose(dense(Chain(adjacency, 1, kernel=kernel, alpha=0), frequencies_at_random(nodes)), P, atol=1e-15)
-    np.testing.assert_allclose(dense(Chain(adjacency, 1, kernel=kernel, alpha=7), np.full(nodes, 1 / nodes)), P, atol=1e-15)
+    np.testing.assert_allclose(
+        dense(Chain(adjacency, 1, kernel=kernel, alpha=0), frequencies_at_random(nodes)),
+        P,
+        atol=1e-15,
+    )
+    np.testing.assert_allclose(
+        dense(Chain(adjacency, 1, kernel=kernel, alpha=7), np.full(nodes, 1 / nodes)), P, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.5, 3.0])
@@ -50,12 +60,15 @@ def test_kernels_are_what_they_are_defined_to_be(alpha):
     np.testing.assert_allclose(dense(Chain(GRAPH, 1, alpha=alpha), x), K, rtol=1e-12)
     K = GRAPH.toarray() * np.minimum(1, np.outer(degree / r, r / degree)) / degree[:, None]
     K += np.diag(1 - K.sum(axis=1))
-    np.testing.assert_allclose(dense(Chain(GRAPH, 1, kernel="history_driven", alpha=alpha), x), K, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        dense(Chain(GRAPH, 1, kernel="history_driven", alpha=alpha), x), K, rtol=1e-12, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_at_given_frequencies_it_is_reversible(kernel):
-    """With the stationary law mu_i r_i sum_k P_ik r_k, or the history-driven target mu_i r_i itself."""
+    """With the stationary law mu_i r_i sum_k P_ik r_k, or the history-driven target mu_i r_i
+    itself."""
     P, x = metropolis_hastings(GRAPH), frequencies_at_random(8, 1)
     r = x**-2.5
     law = r * (P @ r) if kernel == "repellent" else r
@@ -81,8 +94,13 @@ def test_large_repellence_and_long_walks_do_not_overflow(kernel):
 
 @pytest.mark.parametrize("exponent", [0.6, 1.0])
 def test_frequencies_follow_their_recursion(exponent):
-    """x <- x + (n + 1)^-a (e_J - x) for n = 1, 2, ...; for a = 1 the mean of visits and one pretended visit."""
-    chain, x, visits = Chain(GRAPH, 3, seed=4, alpha=2, exponent=exponent), np.full((3, 8), 1 / 8), np.full((3, 8), 1 / 8)
+    """x <- x + (n + 1)^-a (e_J - x) for n = 1, 2, ...; for a = 1 the mean of visits and one
+    pretended visit."""
+    chain, x, visits = (
+        Chain(GRAPH, 3, seed=4, alpha=2, exponent=exponent),
+        np.full((3, 8), 1 / 8),
+        np.full((3, 8), 1 / 8),
+    )
     for n in range(1, 60):
         before = chain.position.copy()
         chain.step(n)
@@ -106,10 +124,11 @@ def test_moves_follow_the_base_chain():
 
 
 def test_visits_vary_less_by_the_predicted_factors():
-    """For gamma_n = 1 / (n + 1) the variance of x along eigenvector u_i of P falls to 1 / (2 alpha (1 + lambda_i) + 1) of that of the base
-    chain, and with the history-driven target to 1 / (2 alpha + 1). That of the base chain, stationary from the start, is exact: u_i' x
-    after n moves is the mean of n + 1 numbers (the first is 0) of variance 1 / N and correlation lambda_i^lag. 1,000 replicas: a standard
-    error of 4.5 % each."""
+    """For gamma_n = 1 / (n + 1) the variance of x along eigenvector u_i of P falls to 1 / (2 alpha
+    (1 + lambda_i) + 1) of that of the base chain, and with the history-driven target to 1 / (2
+    alpha + 1). That of the base chain, stationary from the start, is exact: u_i' x after n moves is
+    the mean of n + 1 numbers (the first is 0) of variance 1 / N and correlation lambda_i^lag. 1,000
+    replicas: a standard error of 4.5 % each."""
     eigenvalues, vectors = np.linalg.eigh(metropolis_hastings(GRAPH))
     eigenvalues, vectors = eigenvalues[:-1], vectors[:, :-1]
     n, lags = 1500, np.arange(1, 1500)[:, None]
@@ -135,7 +154,9 @@ def test_tokens_are_replicas_whose_draws_are_their_own():
         among.step(round)
     np.testing.assert_array_equal(alone.frequencies, among.frequencies[:2])
     assert len(np.unique(among.frequencies, axis=0)) == 50
-    assert (Chain(GRAPH, 9, start=5).position == 5).all() and len(set(Chain(GRAPH, 50).position)) > 5
+    assert (Chain(GRAPH, 9, start=5).position == 5).all() and len(
+        set(Chain(GRAPH, 50).position)
+    ) > 5
 
 
 def test_a_node_without_neighbours_keeps_its_token():

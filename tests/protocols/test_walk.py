@@ -36,18 +36,27 @@ def walk(clients=NODES, **parts):
         "aggregator": PLAIN,
     }
     data = Quadratics(centres=CENTRES[:clients].tolist())
-    return Simulation(data, Natural(), functools.partial(Point, start="normal"), **{**settings, **parts})
+    return Simulation(
+        data, Natural(), functools.partial(Point, start="normal"), **{**settings, **parts}
+    )
 
 
 @pytest.mark.parametrize("kernel", ["repellent", "history_driven"])
 @pytest.mark.parametrize(
-    "cohorts", [[range(NODES)] * 8, [[0, 1, 2, 3], range(NODES), [], [4, 5, 6], *[range(0, 9, 2)] * 4]], ids=["full", "partial"]
+    "cohorts",
+    [[range(NODES)] * 8, [[0, 1, 2, 3], range(NODES), [], [4, 5, 6], *[range(0, 9, 2)] * 4]],
+    ids=["full", "partial"],
 )
 def test_a_plain_loop_gives_the_same(cohorts, kernel):
     """Heavy ball, whose velocity goes with the token; a token waits where its holder is away."""
     local = LocalTraining(steps=1, rate=0.4, momentum=0.5, keep_optimizer=True)
-    protocol, schedule = Walk(tokens=TOKENS, alpha=3, exponent=0.7, kernel=kernel, same_start=False), Power(exponent=0.6)
-    with Ticks(walk(protocol=protocol, schedule=schedule, local=local, participation=Cohorts(*cohorts))) as ticks:
+    protocol, schedule = (
+        Walk(tokens=TOKENS, alpha=3, exponent=0.7, kernel=kernel, same_start=False),
+        Power(exponent=0.6),
+    )
+    with Ticks(
+        walk(protocol=protocol, schedule=schedule, local=local, participation=Cohorts(*cohorts))
+    ) as ticks:
         chain = Chain(GRAPH.adjacency(NODES, 0), TOKENS, 0, kernel, 3, 0.7)
         x, v, moved, waited = ticks.models.astype(np.float64), np.zeros((TOKENS, WIDTH)), 0, 0
         for round, cohort in enumerate(cohorts):
@@ -76,8 +85,12 @@ def test_a_round_can_be_planned_again_and_with_fewer_holders():
     assert len(fewer.cohort) < TOKENS and set(fewer.cohort) == set(left)
     tick_of(other, 0, left)
     for round in (1, 2):
-        np.testing.assert_array_equal(tick_of(plan, round, range(NODES)).cohort, tick_of(other, round, range(NODES)).cohort)
-    assert {name: value.tobytes() for name, value in plan.state().items()} == {n: v.tobytes() for n, v in other.state().items()}
+        np.testing.assert_array_equal(
+            tick_of(plan, round, range(NODES)).cohort, tick_of(other, round, range(NODES)).cohort
+        )
+    assert {name: value.tobytes() for name, value in plan.state().items()} == {
+        n: v.tobytes() for n, v in other.state().items()
+    }
 
 
 def test_a_plan_goes_on_from_its_state():
@@ -86,13 +99,19 @@ def test_a_plan_goes_on_from_its_state():
         tick_of(plan, round, range(NODES))
     other.restore({name: value.copy() for name, value in plan.state().items()})
     for round in range(4, 8):
-        np.testing.assert_array_equal(tick_of(plan, round, range(NODES)).cohort, tick_of(other, round, range(NODES)).cohort)
+        np.testing.assert_array_equal(
+            tick_of(plan, round, range(NODES)).cohort, tick_of(other, round, range(NODES)).cohort
+        )
 
 
 def test_tokens_are_independent_of_each_other():
-    """A token among 7 does what it does alone, also where it meets others at a client with more examples than a batch holds."""
+    """A token among 7 does what it does alone, also where it meets others at a client with more
+    examples than a batch holds."""
     parts = {"topology": Ring(), "aggregator": PLAIN}
-    few, many = (blobs_simulation(12, protocol=Walk(tokens=tokens), **parts).run().models for tokens in (2, 7))
+    few, many = (
+        blobs_simulation(12, protocol=Walk(tokens=tokens), **parts).run().models
+        for tokens in (2, 7)
+    )
     np.testing.assert_allclose(many[:2], few, atol=1e-6)
     together = blobs_simulation(1, protocol=Walk(tokens=2, start=7), **parts).run().models
     assert np.abs(together[0] - together[1]).max() > 1e-4  # batches of their own
@@ -100,15 +119,22 @@ def test_tokens_are_independent_of_each_other():
 
 def test_bytes_are_those_of_moves():
     P = 4 * 5 + 5 + 5 * 3 + 3
-    for local, numbers in ((LocalTraining(steps=2), P), (LocalTraining(steps=2, momentum=0.5, keep_optimizer=True), 2 * P)):
-        simulation = blobs_simulation(9, protocol=Walk(tokens=4, alpha=1), topology=GRAPH, aggregator=PLAIN, local=local)
+    for local, numbers in (
+        (LocalTraining(steps=2), P),
+        (LocalTraining(steps=2, momentum=0.5, keep_optimizer=True), 2 * P),
+    ):
+        simulation = blobs_simulation(
+            9, protocol=Walk(tokens=4, alpha=1), topology=GRAPH, aggregator=PLAIN, local=local
+        )
         chain, moves = Chain(GRAPH.adjacency(8, 0), 4, 0, "repellent", 1, 0.8), 0
         for round in range(9):
             before = chain.position.copy()
             chain.step(round)
             moves += (chain.position != before).sum()
         summary = simulation.run().summary
-        assert summary["bytes_up"] == summary["bytes_down"] == moves * numbers * 4 and 0 < moves < 36
+        assert (
+            summary["bytes_up"] == summary["bytes_down"] == moves * numbers * 4 and 0 < moves < 36
+        )
         assert summary["participations_mean"] == 4 * 9 / 8
 
 
@@ -120,14 +146,24 @@ def test_dropouts_make_tokens_wait():
 
 
 def test_distance_to_the_optimum_is_that_of_the_full_objective():
-    """Full batches and small steps at a server with equal weights end at the minimiser; of tokens it is the mean."""
+    """Full batches and small steps at a server with equal weights end at the minimiser; of tokens
+    it is the mean."""
     local = LocalTraining(steps=1, batch_size=16, rate=1.0, weight_decay=0.3)
-    parts = {"model": LogisticRegression, "metrics": [DistanceToOptimum()], "aggregator": PLAIN, "local": local}
+    parts = {
+        "model": LogisticRegression,
+        "metrics": [DistanceToOptimum()],
+        "aggregator": PLAIN,
+        "local": local,
+    }
     trained = blobs_simulation(100, **parts).run()
     assert trained.summary["distance_to_optimum"] < 1e-9
-    walked = blobs_simulation(6, protocol=Walk(tokens=4, same_start=False), topology=Ring(), **parts).run()
+    walked = blobs_simulation(
+        6, protocol=Walk(tokens=4, same_start=False), topology=Ring(), **parts
+    ).run()
     by_hand = np.square(walked.models - trained.models).sum(axis=1).mean()
-    assert walked.summary["distance_to_optimum"] == pytest.approx(by_hand, rel=1e-3) and by_hand > 0.1
+    assert (
+        walked.summary["distance_to_optimum"] == pytest.approx(by_hand, rel=1e-3) and by_hand > 0.1
+    )
 
 
 def test_the_optimum_is_refused_where_there_is_none():

@@ -1,4 +1,5 @@
-"""A checkpoint of somebody's making, with the SHA-256 that belongs to what it says: it is used only if it can be one of this run."""
+"""A checkpoint of somebody's making, with the SHA-256 that belongs to what it says: it is used only
+if it can be one of this run."""
 
 import shutil
 from dataclasses import replace
@@ -14,7 +15,8 @@ from fedsim.recording.checkpoint_file import BadCheckpoint, load, save
 from fedsim.recording.checkpoints import Checkpoint
 from tests.recording.test_checkpoint_resume import ROUNDS, hashes, simulation, stopped
 
-PARTS = {"client": FedSpeed(), "aggregator": FedAU()}  # what clients keep, and what is kept per link
+# What clients keep, and what is kept per link
+PARTS = {"client": FedSpeed(), "aggregator": FedAU()}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def whole():
 
 
 def rewritten(folder, target, facts=None, arrays=None):
-    """A copy of a run folder, whose newest checkpoint says other facts and holds other arrays (None: not any more)."""
+    """A copy of a run folder, whose newest checkpoint says other facts and holds other arrays
+    (None: not any more)."""
     shutil.copytree(folder, target)
     path = max((target / "checkpoints").iterdir())
     kept, said = load(path)
@@ -45,9 +48,18 @@ COUNT = "a whole number from 0"
 FACTS = [
     *[("rows", value, COUNT) for value in ("1", -1, True, 1.0, None, [], 2**63)],
     *[("round", value, "a whole number from 1") for value in (-1, 0, "4", False, 4.0, None)],
-    *[("sizes", value, "whole numbers by name") for value in (None, [], 3, {"clients": "8"}, {"clients": True}, {"clients": -8})],
-    *[("versions", value, "texts by name") for value in ([], None, "2", {"torch": 2}, {"torch": ["2"]})],
-    *[("rows_sha256", value, DIGITS) for value in ("", "x" * 64, "0A" * 32, 0, None, "0" * 64 + "\n", "0" * 63)],
+    *[
+        ("sizes", value, "whole numbers by name")
+        for value in (None, [], 3, {"clients": "8"}, {"clients": True}, {"clients": -8})
+    ],
+    *[
+        ("versions", value, "texts by name")
+        for value in ([], None, "2", {"torch": 2}, {"torch": ["2"]})
+    ],
+    *[
+        ("rows_sha256", value, DIGITS)
+        for value in ("", "x" * 64, "0A" * 32, 0, None, "0" * 64 + "\n", "0" * 63)
+    ],
     *[("settings", value, "a text") for value in (None, 1, [])],
 ]
 
@@ -58,11 +70,15 @@ def test_a_fact_of_another_type_or_range_is_named(folder, tmp_path, fact, value,
     with pytest.raises(BadCheckpoint) as error:
         load(max((run / "checkpoints").iterdir()))
     said = str(error.value)
-    assert said.startswith(f"its {fact} is {repr(value)[:50]}") and said.endswith(f", not {accepted}")
+    assert said.startswith(f"its {fact} is {repr(value)[:50]}") and said.endswith(
+        f", not {accepted}"
+    )
 
 
 @pytest.mark.parametrize(("fact", "value", "accepted"), {each[0]: each for each in FACTS}.values())
-def test_where_a_fact_is_wrong_the_checkpoint_before_is_used(folder, whole, tmp_path, capsys, fact, value, accepted):
+def test_where_a_fact_is_wrong_the_checkpoint_before_is_used(
+    folder, whole, tmp_path, capsys, fact, value, accepted
+):
     run = rewritten(folder, tmp_path / "run", {fact: value})
     result = simulation(run, **PARTS).run(resume=True)
     said = [line for line in capsys.readouterr().err.splitlines() if "fedsim" in line]
@@ -87,30 +103,49 @@ def test_where_a_fact_is_wrong_the_checkpoint_before_is_used(folder, whole, tmp_
 def test_facts_that_cannot_be_those_of_this_run(folder, tmp_path, capsys, facts, message):
     simulation(rewritten(folder, tmp_path / "run", facts), **PARTS).run(resume=True)
     said = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert len(said) == 1 and f"round_000004.safetensors is not used: {message}" in said[0] and said[0].isprintable()
+    assert (
+        len(said) == 1
+        and f"round_000004.safetensors is not used: {message}" in said[0]
+        and said[0].isprintable()
+    )
 
 
 def test_versions_are_shown_without_what_a_terminal_would_obey(folder, tmp_path, capsys):
-    simulation(rewritten(folder, tmp_path / "run", {"versions": {"torch": "\x1b[2J\n9"}}), **PARTS).run(resume=True)
+    simulation(
+        rewritten(folder, tmp_path / "run", {"versions": {"torch": "\x1b[2J\n9"}}), **PARTS
+    ).run(resume=True)
     assert r"was written with torch \x1b[2J 9, here is" in capsys.readouterr().err
 
 
 ARRAYS = {
-    "another number of parameters": ({"rounds/receivers/models": np.zeros((1, 3), np.float32)}, "rounds/receivers/models is float32"),
-    "models of whole numbers": ({"rounds/receivers/models": np.zeros((1, 15), np.int32)}, "rounds/receivers/models is int32"),
+    "another number of parameters": (
+        {"rounds/receivers/models": np.zeros((1, 3), np.float32)},
+        "rounds/receivers/models is float32",
+    ),
+    "models of whole numbers": (
+        {"rounds/receivers/models": np.zeros((1, 15), np.int32)},
+        "rounds/receivers/models is int32",
+    ),
     "no models": ({"rounds/receivers/models": None}, "rounds/receivers/models is missing"),
     "no totals": ({"book/counts": None}, "book/counts is missing"),
     "totals of another kind": ({"book/counts": np.zeros(8)}, "book/counts is float64"),
     "totals below zero": ({"book/sent": np.array(-1)}, "book/sent is below 0"),
-    "a curve of one dimension": ({"book/curve": np.zeros(4)}, "book/curve is float64 of shape (4,)"),
+    "a curve of one dimension": (
+        {"book/curve": np.zeros(4)},
+        "book/curve is float64 of shape (4,)",
+    ),
     "a name of no part": ({"other/x": np.zeros(1)}, "other/x is none of a run"),
     "a total that is none": ({"book/x": np.zeros(1)}, "book/x is none of a run"),
 }
 
 
 @pytest.mark.parametrize(("arrays", "message"), ARRAYS.values(), ids=ARRAYS)
-def test_arrays_that_no_run_has_are_named_and_the_checkpoint_before_is_used(folder, whole, tmp_path, capsys, arrays, message):
-    result = simulation(rewritten(folder, tmp_path / "run", arrays=arrays), **PARTS).run(resume=True)
+def test_arrays_that_no_run_has_are_named_and_the_checkpoint_before_is_used(
+    folder, whole, tmp_path, capsys, arrays, message
+):
+    result = simulation(rewritten(folder, tmp_path / "run", arrays=arrays), **PARTS).run(
+        resume=True
+    )
     assert f"round_000004.safetensors is not used: its array {message}" in capsys.readouterr().err
     assert hashes(result) == whole
 
@@ -147,7 +182,11 @@ def test_tokens_of_a_walk_are_on_its_nodes(tmp_path):
     parts = {"protocol": Walk(), "topology": Ring()}
     stopped(tmp_path / "run", 3, **parts)
     for number, odd in enumerate((-1, 10**9)):
-        position = np.full_like(load(max((tmp_path / "run" / "checkpoints").iterdir()))[0]["rounds/plan/position"], odd)
-        run = rewritten(tmp_path / "run", tmp_path / str(number), arrays={"rounds/plan/position": position})
+        position = np.full_like(
+            load(max((tmp_path / "run" / "checkpoints").iterdir()))[0]["rounds/plan/position"], odd
+        )
+        run = rewritten(
+            tmp_path / "run", tmp_path / str(number), arrays={"rounds/plan/position": position}
+        )
         with pytest.raises(ConfigError, match="a token is on none of the 8 nodes"):
             simulation(run, **parts).run(resume=True)

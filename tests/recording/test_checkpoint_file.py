@@ -67,7 +67,10 @@ def test_one_changed_byte_anywhere_is_noticed(module_folder, place, mask):
     except BadCheckpoint as error:
         assert "\n" not in str(error)
     else:  # spaces between the parts of the header mean nothing
-        assert facts == FACTS and all(arrays[name].tobytes() == np.ascontiguousarray(ARRAYS[name]).tobytes() for name in ARRAYS)
+        assert facts == FACTS and all(
+            arrays[name].tobytes() == np.ascontiguousarray(ARRAYS[name]).tobytes()
+            for name in ARRAYS
+        )
 
 
 def test_safetensors_of_others_and_other_formats_are_named(tmp_path):
@@ -78,11 +81,17 @@ def test_safetensors_of_others_and_other_formats_are_named(tmp_path):
     save_file({"a": np.zeros(2)}, foreign, {"fedsim_checkpoint": json.dumps([1])})
     with pytest.raises(BadCheckpoint, match="it is no checkpoint of fedsim"):
         load(foreign)
-    with pytest.raises(BadCheckpoint, match=f"its format is {FORMAT + 1}, this fedsim reads {FORMAT}"):
+    with pytest.raises(
+        BadCheckpoint, match=f"its format is {FORMAT + 1}, this fedsim reads {FORMAT}"
+    ):
         load(saved(tmp_path, replace(FACTS, format=FORMAT + 1)))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PK\3\4 nonsense", b"\x80\x04K\x01."], ids=["a folder", "empty", "zip", "pickle"])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"PK\3\4 nonsense", b"\x80\x04K\x01."],
+    ids=["a folder", "empty", "zip", "pickle"],
+)
 def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
     path = tmp_path / "round_000001.safetensors"
     path.mkdir() if content is None else path.write_bytes(content)

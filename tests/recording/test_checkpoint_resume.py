@@ -48,7 +48,12 @@ class SignalIn(Logger):
 def simulation(folder=None, stop: int | None = None, number: int = signal.SIGINT, **parts):
     """A run over unequal clients; stop: round in which it is sent a signal."""
     parts = {"participation": Markov(probability=0.5), "evaluation": Evaluation(every=2), **parts}
-    return blobs_simulation(ROUNDS, folder=folder, loggers=[NoLogger() if stop is None else SignalIn(stop, number)], **parts)
+    return blobs_simulation(
+        ROUNDS,
+        folder=folder,
+        loggers=[NoLogger() if stop is None else SignalIn(stop, number)],
+        **parts,
+    )
 
 
 def hashes(result) -> tuple[str, ...]:
@@ -69,7 +74,8 @@ def status(folder) -> dict:
     return json.loads((folder / "status.json").read_text())
 
 
-# ------------------------------------------------------------------------------------------------ the same bytes
+# ------------------------------------------------------------------------------------------------
+# the same bytes
 
 
 @pytest.mark.parametrize("name", algorithms())
@@ -80,7 +86,10 @@ def test_every_algorithm_goes_on_to_the_same_bytes(tmp_path, name):
     stopped(tmp_path, 4, **parts)
     result = simulation(tmp_path, **parts).run(resume=True)
     assert hashes(result) == hashes(whole) and result.models.tobytes() == whole.models.tobytes()
-    steady = [run.metrics[~run.metrics.metric.str.startswith("seconds")].drop(columns="clock") for run in (whole, result)]
+    steady = [
+        run.metrics[~run.metrics.metric.str.startswith("seconds")].drop(columns="clock")
+        for run in (whole, result)
+    ]
     assert steady[0].equals(steady[1]) and read_table(tmp_path).equals(result.metrics)
 
 
@@ -93,19 +102,27 @@ LASTING = {
         "aggregator": FedAU(),
         "local": LocalTraining(steps=2, batch_size=4, rate=0.2, momentum=0.5, keep_optimizer=True),
     },
-    "graph drawn each round": {"protocol": Gossip(same_start=False), "topology": RandomRegular(degree=3, per_round=True)},
+    "graph drawn each round": {
+        "protocol": Gossip(same_start=False),
+        "topology": RandomRegular(degree=3, per_round=True),
+    },
 }
 
 
 @pytest.mark.parametrize("parts", LASTING.values(), ids=LASTING)
 def test_what_lasts_between_rounds_is_in_the_checkpoint(tmp_path, parts):
     stopped(tmp_path, 5, **parts)
-    assert hashes(simulation(tmp_path, **parts).run(resume=True)) == hashes(simulation(**parts).run())
+    assert hashes(simulation(tmp_path, **parts).run(resume=True)) == hashes(
+        simulation(**parts).run()
+    )
 
 
 @pytest.mark.parametrize("round", [1, ROUNDS])
 def test_the_first_and_the_last_round_can_be_stopped_in(tmp_path, round):
-    assert str(stopped(tmp_path, round)) == f"interrupted after round {round}; go on with: fedsim run resume={tmp_path}"
+    assert (
+        str(stopped(tmp_path, round))
+        == f"interrupted after round {round}; go on with: fedsim run resume={tmp_path}"
+    )
     assert hashes(simulation(tmp_path).run(resume=True)) == hashes(simulation().run())
 
 
@@ -113,18 +130,26 @@ def test_engines_may_change_between_a_checkpoint_and_its_resumption(ray_session,
     parts = {"client": FedSpeed(), "aggregator": FedAU()}
     stopped(tmp_path, 2, engine=Ray(workers=2), **parts)
     stopped(tmp_path, 4, engine=InProcess(), **parts)
-    assert hashes(simulation(tmp_path, engine=Ray(workers=1), **parts).run(resume=True)) == hashes(simulation(**parts).run())
+    assert hashes(simulation(tmp_path, engine=Ray(workers=1), **parts).run(resume=True)) == hashes(
+        simulation(**parts).run()
+    )
 
 
-# ------------------------------------------------------------------------------------------------ signals
+# ------------------------------------------------------------------------------------------------
+# signals
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_round_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, monkeypatch, number, code):
+def test_a_signal_ends_the_round_writes_a_checkpoint_and_says_how_to_go_on(
+    tmp_path, monkeypatch, number, code
+):
     monkeypatch.chdir(tmp_path)
     before = signal.getsignal(number)
     stop = stopped(Path("run"), 3, number)
-    assert str(stop) == "interrupted after round 3; go on with: fedsim run resume=run" and stop.code == code
+    assert (
+        str(stop) == "interrupted after round 3; go on with: fedsim run resume=run"
+        and stop.code == code
+    )
     assert isinstance(stop, KeyboardInterrupt) and signal.getsignal(number) is before
     assert checkpoints(tmp_path / "run") == ["round_000003.safetensors"]
     found = status(tmp_path / "run")
@@ -140,12 +165,20 @@ class Twice(SignalIn):
 
 
 def test_a_second_signal_does_not_wait_for_the_end_of_the_round(tmp_path):
-    with pytest.raises(Interrupted, match=r"^interrupted; go on after round 2 with: fedsim run resume="):
-        blobs_simulation(ROUNDS, folder=tmp_path, loggers=[Twice(3)], checkpoint=Checkpoint(every=2)).run()
+    with pytest.raises(
+        Interrupted, match=r"^interrupted; go on after round 2 with: fedsim run resume="
+    ):
+        blobs_simulation(
+            ROUNDS, folder=tmp_path, loggers=[Twice(3)], checkpoint=Checkpoint(every=2)
+        ).run()
     assert checkpoints(tmp_path) == ["round_000002.safetensors"] and status(tmp_path)["round"] == 2
-    with pytest.raises(Interrupted, match=r"^interrupted before the first checkpoint; go on with: "):
+    with pytest.raises(
+        Interrupted, match=r"^interrupted before the first checkpoint; go on with: "
+    ):
         blobs_simulation(ROUNDS, folder=tmp_path, loggers=[Twice(3)]).run()
-    assert hashes(blobs_simulation(ROUNDS, folder=tmp_path).run(resume=True)) == hashes(blobs_simulation(ROUNDS).run())
+    assert hashes(blobs_simulation(ROUNDS, folder=tmp_path).run(resume=True)) == hashes(
+        blobs_simulation(ROUNDS).run()
+    )
 
 
 def test_a_run_in_memory_is_interrupted_at_once():
@@ -154,7 +187,10 @@ def test_a_run_in_memory_is_interrupted_at_once():
 
 
 def test_a_signal_after_the_last_round_reaches_whoever_would_have_had_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedsim.simulation.simulation.Simulation._finish", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(
+        "fedsim.simulation.simulation.Simulation._finish",
+        lambda *_: os.kill(os.getpid(), signal.SIGINT),
+    )
     with pytest.raises(KeyboardInterrupt) as caught:
         simulation(tmp_path).run()
     assert not isinstance(caught.value, Interrupted)
@@ -168,7 +204,8 @@ def test_outside_the_main_thread_signals_are_left_alone():
     assert found[0].status == "done"
 
 
-# ------------------------------------------------------------------------------------------------ what there is to go on from
+# ------------------------------------------------------------------------------------------------
+# what there is to go on from
 
 
 def test_the_last_two_checkpoints_stay_and_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
@@ -176,14 +213,23 @@ def test_the_last_two_checkpoints_stay_and_a_finished_run_is_not_run_again(tmp_p
     assert checkpoints(tmp_path) == ["round_000004.safetensors", "round_000006.safetensors"]
     monkeypatch.setattr("fedsim.simulation.simulation.Simulation.prepare", None)
     again = simulation(tmp_path).run(resume=True)
-    assert again.models.tobytes() == first.models.tobytes() and again.metrics.equals(first.metrics) and again.status == "done"
+    assert (
+        again.models.tobytes() == first.models.tobytes()
+        and again.metrics.equals(first.metrics)
+        and again.status == "done"
+    )
     assert list(again.model) == list(first.model) and again.summary == first.summary
 
 
 def test_of_a_finished_graph_the_mean_model_is_read_back(tmp_path):
     parts = algorithms()["gossip"]
-    first, again = simulation(tmp_path, **parts).run(), simulation(tmp_path, **parts).run(resume=True)
-    assert again.models is None and all(np.array_equal(again.model[name], tensor) for name, tensor in first.model.items())
+    first, again = (
+        simulation(tmp_path, **parts).run(),
+        simulation(tmp_path, **parts).run(resume=True),
+    )
+    assert again.models is None and all(
+        np.array_equal(again.model[name], tensor) for name, tensor in first.model.items()
+    )
 
 
 def test_a_finished_run_that_lost_its_model_is_gone_on_with(tmp_path, capsys):
@@ -195,7 +241,10 @@ def test_a_finished_run_that_lost_its_model_is_gone_on_with(tmp_path, capsys):
 
 
 def test_a_diverged_run_is_finished(tmp_path):
-    explosive = {"local": LocalTraining(steps=2, rate=1e8, batch_size=4), "participation": Uniform(cohort=8)}
+    explosive = {
+        "local": LocalTraining(steps=2, rate=1e8, batch_size=4),
+        "participation": Uniform(cohort=8),
+    }
     first = simulation(tmp_path, **explosive).run()
     again = simulation(tmp_path, **explosive).run(resume=True)
     assert first.status == again.status == "diverged" and hashes(first) == hashes(again)
@@ -218,7 +267,10 @@ def test_a_run_without_a_folder_has_nothing_to_go_on_from():
     ("parts", "message"),
     [
         ({"seed": 1}, r"^seed=1: the run in .* has 0; accepted is the same, or another folder$"),
-        ({"aggregator": FedAU(cutoff=3)}, r"^aggregator\._target_='fedsim.algorithms.FedAU': the run in .* has 'fedsim"),
+        (
+            {"aggregator": FedAU(cutoff=3)},
+            r"^aggregator\._target_='fedsim.algorithms.FedAU': the run in .* has 'fedsim",
+        ),
         ({"evaluation": Evaluation(every=1)}, r"^evaluation\.every=1: the run in .* has 2"),
         ({"participation": Markov(probability=0.25)}, r"^participation\.probability=0\.25: "),
     ],
@@ -250,11 +302,13 @@ def test_settings_that_change_no_result_may_differ(tmp_path):
     assert hashes(simulation(tmp_path, **parts).run(resume=True)) == hashes(simulation().run())
 
 
-# ------------------------------------------------------------------------------------------------ damage
+# ------------------------------------------------------------------------------------------------
+# damage
 
 
 def damaged(folder, how: str) -> str:
-    """Stop a run after its fourth round, with checkpoints of rounds 3 and 4, and damage the newer one."""
+    """Stop a run after its fourth round, with checkpoints of rounds 3 and 4, and damage the newer
+    one."""
     stopped(folder, 4, checkpoint=Checkpoint(every=3))
     newest = folder / "checkpoints" / "round_000004.safetensors"
     content = newest.read_bytes()
@@ -283,12 +337,21 @@ def test_with_no_good_checkpoint_left_the_run_refuses(tmp_path, capsys):
     damaged(tmp_path, "cut off")
     (tmp_path / "checkpoints" / "round_000003.safetensors").write_bytes(b"nothing")
     before = status(tmp_path)
-    with pytest.raises(ConfigError, match=r"^resume=.*: none of its checkpoints can be used; without resume it starts from the beginning$"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"^resume=.*: none of its checkpoints can be used; without resume it starts from the"
+            r" beginning$"
+        ),
+    ):
         simulation(tmp_path).run(resume=True)
     assert capsys.readouterr().err.count("is not used") == 2 and status(tmp_path) == before
 
 
-@pytest.mark.parametrize("after", [b'{"round":9,"scope":"run","metric":"x","value":1}\n', b'{"round": 9, "sco', b"\0\0\0"])
+@pytest.mark.parametrize(
+    "after",
+    [b'{"round":9,"scope":"run","metric":"x","value":1}\n', b'{"round": 9, "sco', b"\0\0\0"],
+)
 def test_rows_after_the_checkpoint_are_cut(tmp_path, after):
     stopped(tmp_path, 3)
     with open(tmp_path / "metrics.jsonl", "ab") as file:
@@ -304,7 +367,10 @@ def test_a_checkpoint_whose_rows_are_gone_is_not_used(tmp_path, capsys):
     rows = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_bytes(b"".join(rows[:-1]))
     result = simulation(tmp_path).run(resume=True)
-    assert "round_000004.safetensors is not used: metrics.jsonl no longer holds the rows it goes with" in capsys.readouterr().err
+    assert (
+        "round_000004.safetensors is not used: metrics.jsonl no longer holds the rows it goes with"
+        in capsys.readouterr().err
+    )
     assert hashes(result) == hashes(simulation().run())
 
 
@@ -314,7 +380,10 @@ def test_a_pipe_in_the_place_of_the_rows_is_not_waited_for(tmp_path, capsys):
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(ConfigError, match="none of its checkpoints can be used"):
         simulation(tmp_path).run(resume=True)
-    assert "metrics.jsonl, which it goes with, cannot be read (Not a regular file)" in capsys.readouterr().err
+    assert (
+        "metrics.jsonl, which it goes with, cannot be read (Not a regular file)"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff"])

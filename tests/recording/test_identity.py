@@ -1,4 +1,5 @@
-"""Which run is which: keys of settings, old names of classes, and folders that versions before have written."""
+"""Which run is which: keys of settings, old names of classes, and folders that versions before have
+written."""
 
 import functools
 import json
@@ -17,16 +18,31 @@ from fedsim.config.composition import compose
 from fedsim.data import Digits, Dirichlet
 from fedsim.models import MLP
 from fedsim.recording.files import read_json, read_yaml
-from fedsim.recording.identity import DEFAULTS, FORMAT, canonical_name, first_key, settings_key, telling
+from fedsim.recording.identity import (
+    DEFAULTS,
+    FORMAT,
+    canonical_name,
+    first_key,
+    settings_key,
+    telling,
+)
 from tests.paths import REPOSITORY
 
-OLD = REPOSITORY / "tests" / "recording" / "old_runs"  # made before there were rooms: `fedsim.topology.Ring` and the like
+# Made before there were rooms: `fedsim.topology.Ring` and the like
+OLD = REPOSITORY / "tests" / "recording" / "old_runs"
 HASHES = {  # of models and metric rows, as the version that wrote these folders ended them
     "interrupted_server": ("83327a23a6a28b69", "09dd36625adaf361"),
     "interrupted_graph": ("2e5f0779af9c151c", "f826fc0e96bb2c7c"),
     "interrupted_objects": ("d7d3d51b8dd9b339", "00c867dc6fb8235c"),
 }
-SWEEP = ["participation.cohort=3", "partition.clients=6", "model.hidden=[4]", "rounds=4", "evaluation.every=2", "progress=false"]
+SWEEP = [
+    "participation.cohort=3",
+    "partition.clients=6",
+    "model.hidden=[4]",
+    "rounds=4",
+    "evaluation.every=2",
+    "progress=false",
+]
 
 
 @pytest.fixture
@@ -44,7 +60,10 @@ def test_an_old_run_goes_on_to_the_bytes_that_it_would_have_had(here, name, caps
     summary = read_json(here / "old" / name / "summary.json")
     assert (summary["model_sha256"][:16], summary["metrics_sha256"][:16]) == HASHES[name]
     recorded = (here / "old" / name / "config.yaml").read_text()
-    assert "fedsim.topology" not in recorded and read_json(here / "old" / name / "status.json")["format"] == FORMAT
+    assert (
+        "fedsim.topology" not in recorded
+        and read_json(here / "old" / name / "status.json")["format"] == FORMAT
+    )
 
 
 def test_an_old_finished_run_is_read_back_and_not_run_again(here, capsys):
@@ -55,7 +74,11 @@ def test_an_old_finished_run_is_read_back_and_not_run_again(here, capsys):
 
 
 def test_old_runs_are_compared_with_new_ones(here):
-    overrides = [line for line in read_yaml(here / "old" / "finished" / "overrides.yaml") if not line.startswith("progress")]
+    overrides = [
+        line
+        for line in read_yaml(here / "old" / "finished" / "overrides.yaml")
+        if not line.startswith("progress")
+    ]
     new = fedsim.simulate(overrides, folder=here / "old" / "again")
     table = fedsim.load_runs([here / "old" / "finished", here / "old" / "again"])
     values = table[table.metric == "accuracy"].groupby("run")["value"].last()
@@ -66,7 +89,9 @@ def test_old_runs_are_compared_with_new_ones(here):
 def test_an_old_sweep_repeats_nothing(here, capsys):
     (here / "multirun").mkdir()
     shutil.move(here / "old" / "sweep", here / "multirun" / "old")
-    before = {path: path.stat().st_mtime_ns for path in (here / "multirun" / "old").glob("*/status.json")}
+    before = {
+        path: path.stat().st_mtime_ns for path in (here / "multirun" / "old").glob("*/status.json")
+    }
     assert len(before) == 4
     assert main(["run", "-m", "sweep=old", "algorithm=fedavg,gossip", "seed=0,1,2", *SWEEP]) == 0
     assert capsys.readouterr().out.count("done before") == 4
@@ -98,7 +123,11 @@ def test_present_names(old, new):
 
 def test_every_name_that_an_old_option_had_leads_to_a_class():
     """All `_target_`s of the options of the version before."""
-    old = [line.partition("_target_: ")[2] for path in OLD.rglob("config.yaml") for line in path.read_text().splitlines()]
+    old = [
+        line.partition("_target_: ")[2]
+        for path in OLD.rglob("config.yaml")
+        for line in path.read_text().splitlines()
+    ]
     names = {canonical_name(name) for name in old if name}
     assert len(names) > 20
     for name in names:
@@ -107,9 +136,24 @@ def test_every_name_that_an_old_option_had_leads_to_a_class():
 
 
 def test_users_yaml_with_old_names_works():
-    overrides = ["protocol=gossip", "topology=ring", "participation=full", "partition.clients=6", "rounds=1"]
-    result = fedsim.simulate([*overrides, "topology._target_=fedsim.topology.Ring", "mixing._target_=fedsim.mixing.OwnShare"])
-    assert result.summary["model_sha256"] == fedsim.simulate([*overrides, "mixing=own_share"]).summary["model_sha256"]
+    overrides = [
+        "protocol=gossip",
+        "topology=ring",
+        "participation=full",
+        "partition.clients=6",
+        "rounds=1",
+    ]
+    result = fedsim.simulate(
+        [
+            *overrides,
+            "topology._target_=fedsim.topology.Ring",
+            "mixing._target_=fedsim.mixing.OwnShare",
+        ]
+    )
+    assert (
+        result.summary["model_sha256"]
+        == fedsim.simulate([*overrides, "mixing=own_share"]).summary["model_sha256"]
+    )
 
 
 def key(*overrides: str) -> str:
@@ -118,24 +162,45 @@ def key(*overrides: str) -> str:
 
 def test_a_key_is_of_what_differs_from_the_defaults():
     plain = compose(["algorithm=fedau"]).recorded
-    assert key("algorithm=fedau", "seed=0", "aggregator.rate=1", "local.momentum=0.0", "engine=ray", "name=x") == settings_key(plain)
+    assert key(
+        "algorithm=fedau",
+        "seed=0",
+        "aggregator.rate=1",
+        "local.momentum=0.0",
+        "engine=ray",
+        "name=x",
+    ) == settings_key(plain)
     others = [
         key("algorithm=fedau", changed)
-        for changed in ("seed=1", "aggregator.rate=2", "aggregator.cutoff=3", "rounds=99", "metrics=[objective]")
+        for changed in (
+            "seed=1",
+            "aggregator.rate=2",
+            "aggregator.cutoff=3",
+            "rounds=99",
+            "metrics=[objective]",
+        )
     ]
     assert len({settings_key(plain), *others}) == 6
     added = {**plain, "compression": None, "devices": {}}
-    moved = json.loads(json.dumps(plain).replace("fedsim.algorithms.FedAU", "fedsim.algorithms.fedau.FedAU"))
+    moved = json.loads(
+        json.dumps(plain).replace("fedsim.algorithms.FedAU", "fedsim.algorithms.fedau.FedAU")
+    )
     assert settings_key(added) == settings_key(moved) == settings_key(plain)
 
 
 def test_settings_of_a_class_of_the_users_own_all_tell():
     mine = {"model": {"_target_": "my_module.Net", "width": 4, "depth": None}, "rounds": 100}
-    assert telling(mine) == {"model._target_": "my_module.Net", "model.width": 4, "model.depth": None}
+    assert telling(mine) == {
+        "model._target_": "my_module.Net",
+        "model.width": 4,
+        "model.depth": None,
+    }
 
 
 def test_a_run_from_objects_and_the_same_from_settings_have_one_key():
-    objects = fedsim.Simulation(data=Digits(), partition=Dirichlet(), model=functools.partial(MLP, hidden=[5]), metrics=[])
+    objects = fedsim.Simulation(
+        data=Digits(), partition=Dirichlet(), model=functools.partial(MLP, hidden=[5]), metrics=[]
+    )
     config = compose(["participation=full", "model.hidden=[5]", "aggregator.weighting=size"]).config
     assert telling(objects.describe()) == telling(build(Settings(config)).describe())
 
@@ -158,7 +223,9 @@ def test_a_folder_of_a_later_format_is_compared_and_not_resumed(here, number, ca
     assert main(["run", "resume=old/interrupted_server"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("resume=") and f"it is of format {number}" in error
-    assert {path: path.read_bytes() for path in status.parent.rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in status.parent.rglob("*") if path.is_file()
+    } == before
     assert len(fedsim.load_runs(status.parent)) > 0
 
 
@@ -175,5 +242,8 @@ def test_the_first_key_is_the_one_that_the_version_before_wrote():
     for folder in OLD.glob("interrupted_*"):
         (checkpoint,) = (folder / "checkpoints").iterdir()
         head = checkpoint.read_bytes()
-        assert first_key(read_yaml(folder / "config.yaml")).encode() in head[: int.from_bytes(head[:8], "little")]
+        assert (
+            first_key(read_yaml(folder / "config.yaml")).encode()
+            in head[: int.from_bytes(head[:8], "little")]
+        )
     assert os.path.isdir(OLD / "finished")

@@ -1,4 +1,5 @@
-"""A run folder that somebody sent: links in it lead to the user's own files, and are neither read nor written through."""
+"""A run folder that somebody sent: links in it lead to the user's own files, and are neither read
+nor written through."""
 
 import hashlib
 import os
@@ -65,7 +66,8 @@ def without_rows(folder):
         save(path, arrays, replace(facts, rows=0, rows_sha256=hashlib.sha256(b"").hexdigest()))
 
 
-# ------------------------------------------------------------------------------------------------ going on
+# ------------------------------------------------------------------------------------------------
+# going on
 
 
 def test_rows_that_are_a_link_are_not_cut(tmp_path, outside, capsys):
@@ -75,7 +77,10 @@ def test_rows_that_are_a_link_are_not_cut(tmp_path, outside, capsys):
     with pytest.raises(ConfigError, match="none of its checkpoints can be used"):
         simulation(tmp_path / "run").run(resume=True)
     said = capsys.readouterr().err
-    assert "is not used: metrics.jsonl, which it goes with, cannot be read (metrics.jsonl is a link, and links in a run folder" in said
+    assert (
+        "is not used: metrics.jsonl, which it goes with, cannot be read (metrics.jsonl is a link,"
+        " and links in a run folder" in said
+    )
 
 
 def test_rows_that_have_another_name_outside_are_not_cut(tmp_path, outside):
@@ -84,10 +89,22 @@ def test_rows_that_have_another_name_outside_are_not_cut(tmp_path, outside):
     (tmp_path / "run" / "metrics.jsonl").unlink()
     os.link(outside / "thesis.txt", tmp_path / "run" / "metrics.jsonl")
     result = simulation(tmp_path / "run").run(resume=True)
-    assert result.metrics["round"].min() == 4 and read_table(tmp_path / "run").equals(result.metrics)
+    assert result.metrics["round"].min() == 4 and read_table(tmp_path / "run").equals(
+        result.metrics
+    )
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "curves.png", "model.safetensors", "metrics.parquet", "summary.json", "config.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.jsonl",
+        "curves.png",
+        "model.safetensors",
+        "metrics.parquet",
+        "summary.json",
+        "config.yaml",
+    ],
+)
 def test_a_new_run_takes_the_place_of_links(finished, outside, name):
     link(finished / name, outside / "thesis.txt")
     simulation(finished).run()
@@ -98,7 +115,9 @@ def test_a_new_run_takes_the_place_of_links(finished, outside, name):
 def test_settings_that_are_a_link_are_refused_when_a_run_goes_on(tmp_path, outside, name):
     stopped(tmp_path / "run", 3)
     link(tmp_path / "run" / name, outside / "thesis.txt")
-    with pytest.raises(ConfigError, match=f"{name} is a link, and links in a run folder are not followed") as error:
+    with pytest.raises(
+        ConfigError, match=f"{name} is a link, and links in a run folder are not followed"
+    ) as error:
         simulation(tmp_path / "run").run(resume=True)
     assert "\n" not in str(error.value)
 
@@ -107,11 +126,15 @@ def test_settings_that_are_a_link_are_refused_when_a_run_goes_on(tmp_path, outsi
 def test_a_folder_of_checkpoints_that_is_a_link_is_refused(tmp_path, outside, resume):
     stopped(tmp_path / "run", 3)
     link(tmp_path / "run" / "checkpoints", outside)
-    with pytest.raises(ConfigError, match="checkpoints is a link, and links in a run folder are not followed"):
+    with pytest.raises(
+        ConfigError, match="checkpoints is a link, and links in a run folder are not followed"
+    ):
         simulation(tmp_path / "run").run(resume=resume)
 
 
-def test_checkpoints_are_not_written_through_a_link_made_meanwhile(tmp_path, outside, capsys, monkeypatch):
+def test_checkpoints_are_not_written_through_a_link_made_meanwhile(
+    tmp_path, outside, capsys, monkeypatch
+):
     run, write = tmp_path / "run", write_atomic
 
     def turned(path, content):
@@ -121,7 +144,10 @@ def test_checkpoints_are_not_written_through_a_link_made_meanwhile(tmp_path, out
 
     monkeypatch.setattr("fedsim.recording.recorder.write_atomic", turned)
     simulation(run, checkpoint=Checkpoint(every=3, keep=1)).run()
-    assert "round_000003.safetensors cannot be written (checkpoints is a link" in capsys.readouterr().err
+    assert (
+        "round_000003.safetensors cannot be written (checkpoints is a link"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_checkpoint_that_is_a_link_is_not_used(tmp_path, capsys):
@@ -131,14 +157,19 @@ def test_a_checkpoint_that_is_a_link_is_not_used(tmp_path, capsys):
     newest.symlink_to(tmp_path / "elsewhere")
     assert hashes(simulation(tmp_path / "run").run(resume=True)) == hashes(simulation().run())
     said = capsys.readouterr().err
-    assert "round_000004.safetensors is not used: round_000004.safetensors is a link, and links in a run folder" in said
+    assert (
+        "round_000004.safetensors is not used: round_000004.safetensors is a link, and links in a"
+        " run folder" in said
+    )
 
 
 def test_a_finished_run_whose_model_is_a_link_is_not_read_back(finished, tmp_path, capsys):
     shutil.move(finished / "model.safetensors", tmp_path / "model")
     (finished / "model.safetensors").symlink_to(tmp_path / "model")
     simulation(finished).run(resume=True)
-    assert "cannot be read as a finished run, and goes on: model=" in (said := capsys.readouterr().err)
+    assert "cannot be read as a finished run, and goes on: model=" in (
+        said := capsys.readouterr().err
+    )
     assert "model.safetensors is a link, and links in a run folder are not followed" in said
 
 
@@ -156,14 +187,17 @@ def test_pictures_events_and_first_runs_do_not_follow_links(tmp_path, outside):
         simulation(run, schedule=Refined()).run()
 
 
-# ------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------------
+# reading
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "status.json", "metrics.parquet"])
 def test_what_is_compared_is_not_read_through_links(finished, tmp_path, name):
     shutil.move(finished / name, tmp_path / name)
     (finished / name).symlink_to(tmp_path / name)
-    with pytest.raises(ConfigError, match=f"{name} is a link, and links in a run folder are not followed") as error:
+    with pytest.raises(
+        ConfigError, match=f"{name} is a link, and links in a run folder are not followed"
+    ) as error:
         analysis.load_runs(finished)
     assert "\n" not in str(error.value) and str(finished / name) in str(error.value)
     with pytest.raises(ConfigError, match=f"{name} is a link"):
@@ -187,7 +221,8 @@ def test_a_folder_that_the_user_typed_and_files_of_the_users_may_be_links(finish
     assert hashes(simulation(tmp_path / "typed").run(resume=True)) == hashes(simulation().run())
 
 
-# ------------------------------------------------------------------------------------------------ a folder held open
+# ------------------------------------------------------------------------------------------------ a
+# folder held open
 
 
 def test_a_folder_held_open_is_left_neither_upwards_nor_by_what_takes_its_place(tmp_path):

@@ -8,7 +8,14 @@ from fedsim.errors import ConfigError
 from fedsim.recording import NoLogger, Recorder, TensorBoard
 
 ROWS = [
-    {"round": round, "clock": 0.0, "scope": scope, "node": node, "metric": "accuracy", "value": round / 10}
+    {
+        "round": round,
+        "clock": 0.0,
+        "scope": scope,
+        "node": node,
+        "metric": "accuracy",
+        "value": round / 10,
+    }
     for round in (1, 2)
     for scope, node in (("server", -1), ("client", 4))
 ]
@@ -18,7 +25,10 @@ def events(folder):
     module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     read = module.EventAccumulator(str(folder))
     read.Reload()
-    return {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+    return {
+        tag: [(event.step, event.value) for event in read.Scalars(tag)]
+        for tag in read.Tags()["scalars"]
+    }
 
 
 @pytest.mark.parametrize("nodes", [False, True])
@@ -43,7 +53,10 @@ def test_tensorboard_forgets_what_came_after_the_round_that_a_run_goes_on_from(t
     again.resume(b"", 1)
     again.rows([{**ROWS[2], "value": 0.5}])
     again.finish({})
-    assert events(tmp_path / "tensorboard")["server/accuracy"] == [(1, pytest.approx(0.1)), (2, pytest.approx(0.5))]
+    assert events(tmp_path / "tensorboard")["server/accuracy"] == [
+        (1, pytest.approx(0.1)),
+        (2, pytest.approx(0.5)),
+    ]
 
 
 def test_a_logger_that_finds_no_space_does_not_end_the_run(capsys):
@@ -55,14 +68,20 @@ def test_a_logger_that_finds_no_space_does_not_end_the_run(capsys):
     recorder.start()
     recorder.rows(ROWS)
     assert len(recorder.table()) == len(ROWS)
-    assert capsys.readouterr().err == "fedsim: Full could not write its rows (No space left on device); they are missing there\n"
+    assert (
+        capsys.readouterr().err
+        == "fedsim: Full could not write its rows (No space left on device); they are missing"
+        " there\n"
+    )
 
 
 def test_missing_package_names_the_logger_and_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:
         TensorBoard()
-    assert str(caught.value.under("logger")).startswith("logger='tensorboard'") and "fedsim[tracking]" in str(caught.value)
+    assert str(caught.value.under("logger")).startswith(
+        "logger='tensorboard'"
+    ) and "fedsim[tracking]" in str(caught.value)
 
 
 def test_run_in_memory_needs_a_folder_for_tensorboard(tmp_path):

@@ -11,7 +11,9 @@ from fedsim.recording import RoundProgress
 
 
 def run(terminal: bool, show) -> tuple[RoundProgress, str]:
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None, _environ={})
+    console = Console(
+        file=io.StringIO(), force_terminal=terminal, width=120, color_system=None, _environ={}
+    )
     with RoundProgress(200, show, "fedau", console) as progress:
         for done in range(1, 13):
             progress.update(done, accuracy=0.8731 if done == 3 else None)

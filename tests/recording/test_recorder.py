@@ -15,8 +15,22 @@ from fedsim.recording import COLUMNS, Logger, Recorder, read_table
 from fedsim.recording.files import read_json, read_yaml
 
 ROWS = [
-    {"round": 0, "clock": 0.1, "scope": "server", "node": -1, "metric": "loss", "value": 2.302585092994046},
-    {"round": np.int64(1), "clock": np.float32(0.5), "scope": "node", "node": 7, "metric": "accuracy", "value": np.float32(0.1)},
+    {
+        "round": 0,
+        "clock": 0.1,
+        "scope": "server",
+        "node": -1,
+        "metric": "loss",
+        "value": 2.302585092994046,
+    },
+    {
+        "round": np.int64(1),
+        "clock": np.float32(0.5),
+        "scope": "node",
+        "node": 7,
+        "metric": "accuracy",
+        "value": np.float32(0.1),
+    },
     {"round": 1, "scope": "server", "metric": "loss", "value": math.nan},
     {"round": 2, "clock": 1.0, "scope": "server", "node": -1, "metric": "loss", "value": math.inf},
     {"round": 3, "clock": 2.0, "scope": "server", "node": -1, "metric": "loss", "value": -math.inf},
@@ -53,7 +67,13 @@ def test_lines_parquet_and_memory_hold_the_same_rows(tmp_path):
     pd.testing.assert_frame_equal(table, from_parquet, check_exact=True)
     assert tuple(table) == COLUMNS
     assert table["value"].tolist()[:2] == [2.302585092994046, float(np.float32(0.1))]
-    assert table["node"].tolist() == [-1, 7, -1, -1, -1] and table["clock"].tolist() == [0.1, 0.5, 0.0, 1.0, 2.0]
+    assert table["node"].tolist() == [-1, 7, -1, -1, -1] and table["clock"].tolist() == [
+        0.1,
+        0.5,
+        0.0,
+        1.0,
+        2.0,
+    ]
     assert math.isnan(table["value"][2]) and table["value"].tolist()[3:] == [math.inf, -math.inf]
 
 
@@ -77,20 +97,39 @@ def test_rows_are_on_disk_after_each_evaluation(tmp_path):
 def test_folder_of_a_finished_run(tmp_path):
     recorder = started(tmp_path)
     assert read_json(tmp_path / "status.json")["status"] == "running"
-    assert set(read_json(tmp_path / "summary.json")["versions"]) == {"fedsim", "torch", "numpy", "python", "convolutions"}
+    assert set(read_json(tmp_path / "summary.json")["versions"]) == {
+        "fedsim",
+        "torch",
+        "numpy",
+        "python",
+        "convolutions",
+    }
     recorder.rows(ROWS)
     flat = torch.arange(6.0)
     tensors = {"a": flat[:4].view(2, 2), "b": flat[4:], "c": np.ones(2, np.float32)}
-    recorder.finish({"loss": math.nan, "bytes": np.int64(8)}, tensors, draw=lambda rows, path: path.write_bytes(b"%d rows" % len(rows)))
-    names = "config.yaml signature overrides.yaml metrics.jsonl metrics.parquet model.safetensors summary.json status.json curves.png"
+    recorder.finish(
+        {"loss": math.nan, "bytes": np.int64(8)},
+        tensors,
+        draw=lambda rows, path: path.write_bytes(b"%d rows" % len(rows)),
+    )
+    names = (
+        "config.yaml signature overrides.yaml metrics.jsonl metrics.parquet model.safetensors"
+        " summary.json status.json curves.png"
+    )
     assert {path.name for path in tmp_path.iterdir()} == set(names.split())
     assert read_yaml(tmp_path / "config.yaml") == {"seed": 3, "local": {"rate": 0.1}}
     assert read_yaml(tmp_path / "overrides.yaml") == ["seed=3"]
     model = load_file(tmp_path / "model.safetensors")
-    assert torch.equal(model["a"], flat[:4].view(2, 2)) and torch.equal(model["b"], flat[4:]) and torch.equal(model["c"], torch.ones(2))
+    assert (
+        torch.equal(model["a"], flat[:4].view(2, 2))
+        and torch.equal(model["b"], flat[4:])
+        and torch.equal(model["c"], torch.ones(2))
+    )
     summary = read_json(tmp_path / "summary.json")
     assert (
-        math.isnan(summary["loss"]) and summary["bytes"] == 8 and summary["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+        math.isnan(summary["loss"])
+        and summary["bytes"] == 8
+        and summary["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     )
     assert read_json(tmp_path / "status.json")["status"] == "done"
     assert (tmp_path / "curves.png").read_bytes() == b"%d rows" % len(ROWS)
@@ -149,7 +188,9 @@ def test_folder_without_permission_is_refused(tmp_path):
 
 @pytest.mark.skipif(not os.access("/proc/self", os.R_OK), reason="no /proc")
 def test_unwritable_file_system_is_refused():
-    with pytest.raises(ConfigError, match="folder='/proc/self/fdinfo/run'.*can be made and written"):
+    with pytest.raises(
+        ConfigError, match="folder='/proc/self/fdinfo/run'.*can be made and written"
+    ):
         started("/proc/self/fdinfo/run")
 
 
@@ -180,7 +221,11 @@ def test_damage_elsewhere_is_named(tmp_path):
 
 
 def test_null_reads_as_nan(tmp_path):
-    assert math.isnan(read_table(cut(tmp_path, b'{"round":0,"scope":"a","metric":"b","value":null}\n'))["value"][0])
+    assert math.isnan(
+        read_table(cut(tmp_path, b'{"round":0,"scope":"a","metric":"b","value":null}\n'))["value"][
+            0
+        ]
+    )
 
 
 def test_damaged_parquet_falls_back_to_lines_or_is_named(tmp_path):
@@ -203,9 +248,24 @@ def test_the_sha256_of_rows_leaves_times_out_and_nothing_else():
 
     row, seconds = ROWS[0], {**ROWS[0], "metric": "seconds_evaluating"}
     same = digest(row)
-    assert digest({**row, "clock": 9.0}) == digest(seconds, row) == digest(row, {**seconds, "value": 1.0}) == same
-    others = [{"round": 1}, {"scope": "run"}, {"node": 2}, {"metric": "accuracy"}, {"value": row["value"] + 1e-15}, {"value": math.nan}]
-    assert len({same, digest(), digest(row, row), *(digest({**row, **other}) for other in others)}) == len(others) + 3
+    assert (
+        digest({**row, "clock": 9.0})
+        == digest(seconds, row)
+        == digest(row, {**seconds, "value": 1.0})
+        == same
+    )
+    others = [
+        {"round": 1},
+        {"scope": "run"},
+        {"node": 2},
+        {"metric": "accuracy"},
+        {"value": row["value"] + 1e-15},
+        {"value": math.nan},
+    ]
+    assert (
+        len({same, digest(), digest(row, row), *(digest({**row, **other}) for other in others)})
+        == len(others) + 3
+    )
 
 
 def test_a_recorder_goes_on_from_the_rows_it_is_given(tmp_path):
@@ -223,7 +283,12 @@ def test_a_recorder_goes_on_from_the_rows_it_is_given(tmp_path):
     states = [read_json(tmp_path / "status.json")["status"]]
     again.interrupted("interrupted after round 4", 4)
     state = read_json(tmp_path / "status.json")
-    assert [*states, state["status"], state["round"], state["started"]] == ["running", "interrupted", 4, first._started]
+    assert [*states, state["status"], state["round"], state["started"]] == [
+        "running",
+        "interrupted",
+        4,
+        first._started,
+    ]
 
 
 def test_run_without_evaluation(tmp_path):

@@ -44,7 +44,13 @@ def test_fault_while_writing_keeps_the_old_file(tmp_path, monkeypatch, fault):
 
 
 def test_json_is_strict_and_keeps_nan_and_infinity(tmp_path):
-    value = {"a": math.inf, "b": [-math.inf, 1.5, {"c": math.nan}], "d": None, "e": True, "f": "text"}
+    value = {
+        "a": math.inf,
+        "b": [-math.inf, 1.5, {"c": math.nan}],
+        "d": None,
+        "e": True,
+        "f": "text",
+    }
     write_atomic(tmp_path / "a.json", json_bytes(value))
 
     def refuse(name):
@@ -57,14 +63,28 @@ def test_json_is_strict_and_keeps_nan_and_infinity(tmp_path):
 
 
 def test_plain_turns_numpy_paths_and_tuples_into_yaml(tmp_path):
-    value = {"a": np.float32(0.5), "b": np.arange(2), "c": (1, True), "d": Path("x"), "e": np.float64(1e-5), 3: None}
+    value = {
+        "a": np.float32(0.5),
+        "b": np.arange(2),
+        "c": (1, True),
+        "d": Path("x"),
+        "e": np.float64(1e-5),
+        3: None,
+    }
     (tmp_path / "a.yaml").write_bytes(yaml_bytes(value))
     back = read_yaml(tmp_path / "a.yaml")
-    assert back == plain(value) == {"a": 0.5, "b": [0, 1], "c": [1, True], "d": "x", "e": 1e-5, "3": None}
+    assert (
+        back
+        == plain(value)
+        == {"a": 0.5, "b": [0, 1], "c": [1, True], "d": "x", "e": 1e-5, "3": None}
+    )
     assert type(plain(value)["e"]) is float and plain(value)["c"][1] is True
 
 
-@pytest.mark.parametrize("read, content", [(read_json, b"{"), (read_yaml, b"a: [1"), (read_json, None), (read_yaml, None)])
+@pytest.mark.parametrize(
+    "read, content",
+    [(read_json, b"{"), (read_yaml, b"a: [1"), (read_json, None), (read_yaml, None)],
+)
 def test_damaged_or_missing_file_is_named(tmp_path, read, content):
     path = tmp_path / "settings"
     if content is not None:

@@ -1,4 +1,5 @@
-"""Graphs whose receivers only average: mixed by columns, against dense products and against the general exchange."""
+"""Graphs whose receivers only average: mixed by columns, against dense products and against the
+general exchange."""
 
 import threading
 
@@ -28,12 +29,18 @@ from fedsim.rounds.worker import Worker
 from fedsim.training import LocalTraining
 from tests.helpers import Ticks, blobs_simulation, mlp
 
-GRAPH = {"protocol": Gossip(same_start=False), "topology": RandomRegular(degree=3), "model": mlp(16)}
+GRAPH = {
+    "protocol": Gossip(same_start=False),
+    "topology": RandomRegular(degree=3),
+    "model": mlp(16),
+}
 
 
 @pytest.fixture
 def matrix():
-    found = random_array((7, 11), density=0.4, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    found = random_array(
+        (7, 11), density=0.4, format="csr", dtype=np.float32, rng=np.random.default_rng(0)
+    )
     found.data[found.indptr[2] : found.indptr[3]] = 0
     return found
 
@@ -61,12 +68,19 @@ def test_shares_and_tiles_cover_all_columns_in_whole_cache_lines(size, count):
 CASES = {
     "everyone": {"participation": Full()},
     "some": {"participation": Bernoulli(probability=0.6)},
-    "unequal weights": {"participation": Bernoulli(probability=0.6), "mixing": UniformMixing(over="heard"), "topology": Star()},
+    "unequal weights": {
+        "participation": Bernoulli(probability=0.6),
+        "mixing": UniformMixing(over="heard"),
+        "topology": Star(),
+    },
     "by size": {"aggregator": FedAvg(), "participation": Bernoulli(probability=0.6)},
     "learned weights": {"aggregator": FedAU(cutoff=3), "participation": Bernoulli(probability=0.6)},
     "models first": {"protocol": Gossip(order="combine_then_adapt", same_start=False)},
     "steps uphill": {"client": FedSam(), "participation": Bernoulli(probability=0.6)},
-    "forged messages": {"attack": InnerProduct(share=0.3), "participation": Bernoulli(probability=0.6)},
+    "forged messages": {
+        "attack": InnerProduct(share=0.3),
+        "participation": Bernoulli(probability=0.6),
+    },
     "broken messages": {"failures": Failures(broken=0.2, policy="drop")},
     "dropouts": {"failures": Failures(dropout=0.3)},
     "tokens": {"protocol": Walk(tokens=3)},
@@ -85,30 +99,44 @@ def blocks(request, monkeypatch):
 def test_the_average_is_what_the_general_exchange_gives(monkeypatch, parts, blocks):
     parts = {"aggregator": FedAvg(weighting="uniform"), **GRAPH, **parts}
     with Ticks(blobs_simulation(4, **parts)) as ticks:
-        assert ticks.session.arena["models/1"].shape[0] == (len(range(0, ticks.task.layout.size, 32)) if blocks else 1)
+        assert ticks.session.arena["models/1"].shape[0] == (
+            len(range(0, ticks.task.layout.size, 32)) if blocks else 1
+        )
     jobs, average = [], Worker._average
-    monkeypatch.setattr(Worker, "_average", lambda self, job: jobs.append(job) or average(self, job))
+    monkeypatch.setattr(
+        Worker, "_average", lambda self, job: jobs.append(job) or average(self, job)
+    )
     found = blobs_simulation(4, **parts).run()
     assert jobs
     monkeypatch.setattr(Task, "averages", False)
-    np.testing.assert_allclose(found.models, blobs_simulation(4, **parts).run().models, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        found.models, blobs_simulation(4, **parts).run().models, rtol=0, atol=1e-6
+    )
     assert np.abs(found.models - found.models[0]).max() > 1e-3
 
 
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_the_number_of_jobs_changes_no_bit(count, blocks):
-    one, many = (blobs_simulation(3, local=local, **GRAPH).run().models for local in map(with_groups, (1, count)))
+    one, many = (
+        blobs_simulation(3, local=local, **GRAPH).run().models
+        for local in map(with_groups, (1, count))
+    )
     assert one.tobytes() == many.tobytes()
 
 
-@pytest.mark.parametrize("parts", [{}, CASES["some"], CASES["models first"]], ids=["everyone", "some", "models first"])
+@pytest.mark.parametrize(
+    "parts", [{}, CASES["some"], CASES["models first"]], ids=["everyone", "some", "models first"]
+)
 def test_how_models_are_stored_changes_no_bit(monkeypatch, parts):
     """Nor anything that is measured of them."""
     settings = {**GRAPH, "metrics": [ClientSpread()], **parts}
     found = blobs_simulation(4, **settings).run()
     monkeypatch.setattr(products, "TILE", 1)
     blocks = blobs_simulation(4, **settings).run()
-    assert blocks.models.tobytes() == found.models.tobytes() and blocks.summary["metrics_sha256"] == found.summary["metrics_sha256"]
+    assert (
+        blocks.models.tobytes() == found.models.tobytes()
+        and blocks.summary["metrics_sha256"] == found.summary["metrics_sha256"]
+    )
 
 
 @pytest.mark.parametrize("other", [1, products.TILE], ids=["blocks", "whole rows"])
@@ -147,7 +175,10 @@ def test_what_is_not_finite_is_found_where_it_may_be(blocks):
         assert np.isfinite(ticks.models).all()
 
 
-@pytest.mark.parametrize(("rows", "columns", "width"), [(4, 500, 500), (256, 50_890, 50_890), (257, 50_890, 992), (1000, 200, 200)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "width"),
+    [(4, 500, 500), (256, 50_890, 50_890), (257, 50_890, 992), (1000, 200, 200)],
+)
 def test_columns_lie_together_where_rows_of_a_tile_are_shorter_than_a_page(rows, columns, width):
     assert block_width(rows, columns) == width
 
@@ -186,9 +217,15 @@ def test_who_only_averages(parts, averages):
 
 @pytest.fixture
 def three_threads(monkeypatch):
-    """torch has three, and mixing is always shared by them, two jobs at once for sure. The threads in which jobs of mixing ran."""
+    """torch has three, and mixing is always shared by them, two jobs at once for sure. The threads
+    in which jobs of mixing ran."""
     monkeypatch.setattr(inprocess, "WORTH_A_THREAD", 1)
-    average, seen, one_by_one, two = Worker._average, set(), threading.Lock(), threading.Barrier(2, timeout=60)
+    average, seen, one_by_one, two = (
+        Worker._average,
+        set(),
+        threading.Lock(),
+        threading.Barrier(2, timeout=60),
+    )
 
     def noted(self, job):
         thread = threading.current_thread()

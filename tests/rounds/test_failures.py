@@ -1,4 +1,5 @@
-"""Clients that fail: drop out, send NaN or an update that is too long; and messages kept as rows, which dropping needs."""
+"""Clients that fail: drop out, send NaN or an update that is too long; and messages kept as rows,
+which dropping needs."""
 
 import numpy as np
 import pytest
@@ -29,16 +30,23 @@ class OnlyWatches(NoAttack):
 def test_sums_of_rows_are_the_sums_made_while_training(name):
     """The same bytes, whether a server keeps the messages or only adds them up."""
     parts = {**algorithms()[name], "participation": Uniform(cohort=5)}
-    with Ticks(blobs_simulation(4, **parts)) as sums, Ticks(blobs_simulation(4, attack=OnlyWatches(), **parts)) as rows:
+    with (
+        Ticks(blobs_simulation(4, **parts)) as sums,
+        Ticks(blobs_simulation(4, attack=OnlyWatches(), **parts)) as rows,
+    ):
         assert rows.task.rows and not sums.task.rows
         np.testing.assert_array_equal(sums.run(4), rows.run(4))
 
 
 def test_a_dropout_is_an_absence_that_costs_a_download():
-    """Dropping out in every round but the first equals cohorts without those clients; the model was sent to them in vain."""
+    """Dropping out in every round but the first equals cohorts without those clients; the model was
+    sent to them in vain."""
     failures = Failures(dropout=0.5)
     cohort = list(range(8))
-    present = [[c for c in cohort if not failures.dropouts(0, round, np.arange(8))[c]] for round in range(4)]
+    present = [
+        [c for c in cohort if not failures.dropouts(0, round, np.arange(8))[c]]
+        for round in range(4)
+    ]
     assert 0 < sum(map(len, present)) < 32
     struck = blobs_simulation(4, aggregator=FedAU(), failures=failures).run()
     absent = blobs_simulation(4, aggregator=FedAU(), participation=Cohorts(*present)).run()
@@ -59,7 +67,9 @@ def test_a_dropout_is_an_absence_that_costs_a_download():
 )
 def test_a_dropped_nan_counts_as_an_absence(parts):
     failures = Failures(broken=0.4, policy="drop")
-    present = [np.flatnonzero(~failures.breaks(0, round, np.arange(8))).tolist() for round in range(4)]
+    present = [
+        np.flatnonzero(~failures.breaks(0, round, np.arange(8))).tolist() for round in range(4)
+    ]
     struck = blobs_simulation(4, failures=failures, **parts).run()
     absent = blobs_simulation(4, participation=Cohorts(*present), **parts).run()
     np.testing.assert_array_equal(struck.models, absent.models)
@@ -67,14 +77,19 @@ def test_a_dropped_nan_counts_as_an_absence(parts):
 
 
 def test_updates_that_are_too_long_are_dropped():
-    """Two clients pull from 0 to 1 and to 100 by half: the second one's update, 50, is longer than 10."""
+    """Two clients pull from 0 to 1 and to 100 by half: the second one's update, 50, is longer than
+    10."""
     failures = Failures(policy="drop", max_norm=10)
-    result = quadratic_run([[1.0], [100.0]], 1, failures=failures, aggregator=FedAvg(weighting="uniform"))
+    result = quadratic_run(
+        [[1.0], [100.0]], 1, failures=failures, aggregator=FedAvg(weighting="uniform")
+    )
     np.testing.assert_allclose(result.models, [[0.5]])
     assert result.summary["discarded"] == 1
 
 
-@pytest.mark.parametrize("failures", [Failures(broken=0.5), Failures(max_norm=10), Failures(broken=0.5, policy="keep")])
+@pytest.mark.parametrize(
+    "failures", [Failures(broken=0.5), Failures(max_norm=10), Failures(broken=0.5, policy="keep")]
+)
 def test_a_run_that_refuses_ends_as_diverged_and_keeps_its_finite_models(failures, tmp_path):
     result = quadratic_run([[1.0], [100.0], [3.0]], 6, failures=failures, folder=tmp_path)
     assert result.status == "diverged" and np.isfinite(result.models).all()
@@ -83,7 +98,9 @@ def test_a_run_that_refuses_ends_as_diverged_and_keeps_its_finite_models(failure
 
 
 def test_everybody_fails():
-    result = quadratic_run([[1.0], [100.0]], 3, start=7.0, failures=Failures(broken=1.0, policy="drop"))
+    result = quadratic_run(
+        [[1.0], [100.0]], 3, start=7.0, failures=Failures(broken=1.0, policy="drop")
+    )
     np.testing.assert_array_equal(result.models, [[7.0]])
     assert result.status == "done" and result.summary["discarded"] == 6
 

@@ -12,7 +12,13 @@ EVERYONE, SOME = np.arange(ROWS), np.array([7, 0, 4])
 
 def matrix(receivers, seed):
     """With one row that is empty and one of zeros."""
-    found = random_array((len(receivers), SENDERS), density=0.4, format="lil", dtype=np.float32, rng=np.random.default_rng(seed))
+    found = random_array(
+        (len(receivers), SENDERS),
+        density=0.4,
+        format="lil",
+        dtype=np.float32,
+        rng=np.random.default_rng(seed),
+    )
     found[1] = 0
     found = compact(found.tocsr())
     found.data[found.indptr[2] : found.indptr[3]] = 0
@@ -37,7 +43,9 @@ def test_averages_are_those_of_dense_matrices(width, receivers, count):
     terms = [(matrix(receivers, seed), rows(width, SENDERS + seed, seed)) for seed in range(count)]
     found = results(width)
     assert average(found, receivers, slice(0, width), terms, finite=False) is True
-    expected = sum(np.einsum("rs,bsw->brw", matrix.toarray(), rows[:, :SENDERS]) for matrix, rows in terms)
+    expected = sum(
+        np.einsum("rs,bsw->brw", matrix.toarray(), rows[:, :SENDERS]) for matrix, rows in terms
+    )
     np.testing.assert_allclose(found[:, receivers], expected, rtol=1e-5, atol=1e-6)
     others = np.setdiff1d(EVERYONE, receivers)
     assert not found[:, others].any() and not found[:, receivers[1]].any()
@@ -63,11 +71,21 @@ def test_any_number_that_is_not_finite_is_found(value, term):
 def test_columns_that_are_no_whole_strips_are_averaged_too():
     term, found = (matrix(EVERYONE, 0), rows(40, SENDERS, 0)), results(40)
     average(found, EVERYONE, slice(16, 40), [term], finite=False)
-    np.testing.assert_allclose(found[..., 16:], np.einsum("rs,bsw->brw", term[0].toarray(), term[1])[..., 16:], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found[..., 16:],
+        np.einsum("rs,bsw->brw", term[0].toarray(), term[1])[..., 16:],
+        rtol=1e-5,
+        atol=1e-6,
+    )
     assert not found[..., :16].any()
 
 
-@pytest.mark.parametrize("rows", [rows(64, SENDERS, 0).astype(np.float64), rows(64, SENDERS, 0)[:2], rows(32, SENDERS, 0)])
+@pytest.mark.parametrize(
+    "rows",
+    [rows(64, SENDERS, 0).astype(np.float64), rows(64, SENDERS, 0)[:2], rows(32, SENDERS, 0)],
+)
 def test_rows_that_are_no_blocks_like_the_results_are_refused(rows):
-    with pytest.raises(ValueError, match=r"^rows of an average are float32 \[3, S, 64\], not float"):
+    with pytest.raises(
+        ValueError, match=r"^rows of an average are float32 \[3, S, 64\], not float"
+    ):
         average(results(64), EVERYONE, slice(0, 64), [(matrix(EVERYONE, 0), rows)], finite=False)

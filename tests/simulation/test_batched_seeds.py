@@ -29,7 +29,14 @@ from fedsim.simulation.interruption import Interrupted
 from fedsim.simulation.simulation import Simulation
 from tests.helpers import blobs_simulation
 
-SHORT = ["rounds=6", "partition.clients=30", "participation.cohort=3", "evaluation.every=3", "model.hidden=[8]", "progress=false"]
+SHORT = [
+    "rounds=6",
+    "partition.clients=30",
+    "participation.cohort=3",
+    "evaluation.every=3",
+    "model.hidden=[8]",
+    "progress=false",
+]
 SHORT += ["partition=iid", "metrics=[client_spread]"]  # shards of one size: all batches are as wide
 CASES = {
     "fedavg": ["algorithm=fedavg"],
@@ -67,7 +74,9 @@ def calls(monkeypatch) -> list[int]:
     """How many runs each call of training was for."""
     found: list[int] = []
     train = meeting._train
-    monkeypatch.setattr(meeting, "_train", lambda turns: (found.append(len(turns)), train(turns))[1])
+    monkeypatch.setattr(
+        meeting, "_train", lambda turns: (found.append(len(turns)), train(turns))[1]
+    )
     return found
 
 
@@ -79,7 +88,8 @@ def test_each_run_gives_the_same_bytes_as_alone(case, calls):
     for key in ("model_sha256", "metrics_sha256", "bytes_up"):
         assert [summary[key] for summary in together] == [summary[key] for summary in alone]
     assert len({summary["model_sha256"] for summary in alone}) == 3
-    # draws by its seed in the middle of training; one client a call; normalised otherwise; products may depend on a client's place
+    # draws by its seed in the middle of training; one client a call; normalised otherwise; products
+    # may depend on a client's place
     apart = case in ("adahessian", "looped", "normalised apart", "odd")
     assert (max(calls) == 1) if apart else (max(calls) > 1)
 
@@ -100,7 +110,10 @@ def test_runs_of_other_lengths_and_rules_run_beside_each_other(calls):
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_run_that_fails_leaves_the_others_alone(shared, calls):
     """Whether it fails in a call of its own or in one for all."""
-    first = {seed: float(flat_parameters(built("fedavg", [seed])[0].prepare().task.module)[0]) for seed in range(3)}
+    first = {
+        seed: float(flat_parameters(built("fedavg", [seed])[0].prepare().task.module)[0])
+        for seed in range(3)
+    }
 
     @dataclass
     class Failing(Sgd):
@@ -166,9 +179,19 @@ def test_models_that_cannot_be_compared_run_beside_each_other(calls):
 def test_convolutions_are_trained_together_to_the_same_bytes(tmp_path, calls):
     draw = np.random.default_rng(0)
     x, y = draw.integers(0, 256, (240, 1, 12, 12), dtype=np.uint8), draw.integers(0, 3, 240)
-    np.savez(tmp_path / "images.npz", x=x, y=y, client=np.arange(240) // 20, x_test=x[:40], y_test=y[:40])
-    parts = {"data": Npz(file=str(tmp_path / "images.npz"), validation=0.0), "partition": Natural(), "model": LeNet, "rounds": 4}
-    simulations = [Simulation(**parts, participation=Uniform(cohort=2), progress=False, seed=seed) for seed in range(3)]
+    np.savez(
+        tmp_path / "images.npz", x=x, y=y, client=np.arange(240) // 20, x_test=x[:40], y_test=y[:40]
+    )
+    parts = {
+        "data": Npz(file=str(tmp_path / "images.npz"), validation=0.0),
+        "partition": Natural(),
+        "model": LeNet,
+        "rounds": 4,
+    }
+    simulations = [
+        Simulation(**parts, participation=Uniform(cohort=2), progress=False, seed=seed)
+        for seed in range(3)
+    ]
     expected = [simulation.run().models for simulation in simulations]
     for result, models in zip(run_together(simulations), expected, strict=True):
         np.testing.assert_array_equal(result.models, models)
@@ -197,7 +220,9 @@ def test_ray_is_refused():
         run_together([blobs_simulation(engine=Ray(workers=2))])
 
 
-@pytest.mark.parametrize("value", [3, "0..x", "3..1", [1, 1], [], [-1], [0.5], [True], "0..1000", "0..", {"a": 1}])
+@pytest.mark.parametrize(
+    "value", [3, "0..x", "3..1", [1, 1], [], [-1], [0.5], [True], "0..1000", "0..", {"a": 1}]
+)
 def test_seeds_that_are_none_are_refused(value):
     with pytest.raises(ConfigError, match="accepted is a range such as 0..9 or a list"):
         parse_seeds(value)
@@ -217,37 +242,62 @@ def test_a_sweep_over_seed_finds_the_runs_of_seeds(here, capsys):
     several = ["run", "-m", "sweep=s", "algorithm=fedavg,fedau", *SHORT]
     assert main([*several, "seeds=0..2"]) == 0
     names = {f"algorithm={name},seed={seed}" for name in ("fedau", "fedavg") for seed in range(3)}
-    assert {path.name.rpartition("-")[0] for path in (here / "multirun" / "s").iterdir() if path.is_dir()} == names
+    assert {
+        path.name.rpartition("-")[0]
+        for path in (here / "multirun" / "s").iterdir()
+        if path.is_dir()
+    } == names
     capsys.readouterr()
     assert main([*several, "seed=0,1,2"]) == 0 and capsys.readouterr().out.count("done before") == 6
-    assert main([*several, "seeds=[0,3]"]) == 0 and capsys.readouterr().out.count("done before") == 2
-    folders = {path.name.rpartition("-")[0] for path in (here / "multirun" / "s").iterdir() if path.is_dir()}
+    assert (
+        main([*several, "seeds=[0,3]"]) == 0 and capsys.readouterr().out.count("done before") == 2
+    )
+    folders = {
+        path.name.rpartition("-")[0]
+        for path in (here / "multirun" / "s").iterdir()
+        if path.is_dir()
+    }
     assert folders == {*names, "algorithm=fedau,seed=3", "algorithm=fedavg,seed=3"}
 
 
 def test_without_a_name_a_sweep_over_seed_is_found_too(here, capsys):
     assert main(["run", "-m", *SHORT, "algorithm=fedavg,fedau", "seed=0,1"]) == 0
     assert main(["run", "-m", *SHORT, "algorithm=fedavg,fedau", "seeds=0..2"]) == 0
-    assert capsys.readouterr().out.count("done before") == 4 and len(list((here / "multirun").iterdir())) == 1
+    assert (
+        capsys.readouterr().out.count("done before") == 4
+        and len(list((here / "multirun").iterdir())) == 1
+    )
 
 
 def test_a_sweep_reports_what_is_refused_each_time(here, capsys):
     for _ in range(2):
         assert main(["run", "-m", *SHORT, "sweep=s", "model.hidden=[8],[0]", "seeds=0..1"]) == 2
         captured = capsys.readouterr()
-        assert captured.err.startswith("2 failed:") and captured.err.count("model.hidden=[0]: accepted is") == 2
+        assert (
+            captured.err.startswith("2 failed:")
+            and captured.err.count("model.hidden=[0]: accepted is") == 2
+        )
 
 
 def test_a_single_command_records_a_folder_for_each_seed(here, capsys):
     assert main(["run", *SHORT, "seeds=0..1", "hydra.run.dir=out"]) == 0
     assert sorted(path.name for path in (here / "out").iterdir()) == ["seed=0", "seed=1"]
     assert main(["run", *SHORT, "seed=1", "hydra.run.dir=one"]) == 0
-    alone, together = (json.loads((here / each / "summary.json").read_text()) for each in ("one", "out/seed=1"))
-    assert alone["model_sha256"] == together["model_sha256"] and alone["metrics_sha256"] == together["metrics_sha256"]
-    assert (here / "out/seed=1/overrides.yaml").read_text() == (here / "one/overrides.yaml").read_text()
+    alone, together = (
+        json.loads((here / each / "summary.json").read_text()) for each in ("one", "out/seed=1")
+    )
+    assert (
+        alone["model_sha256"] == together["model_sha256"]
+        and alone["metrics_sha256"] == together["metrics_sha256"]
+    )
+    assert (here / "out/seed=1/overrides.yaml").read_text() == (
+        here / "one/overrides.yaml"
+    ).read_text()
 
 
-@pytest.mark.parametrize("wrong", ["model.hidden=[0]", "engine=ray", "seeds=4", "partition.clients=0", "seed=1"])
+@pytest.mark.parametrize(
+    "wrong", ["model.hidden=[0]", "engine=ray", "seeds=4", "partition.clients=0", "seed=1"]
+)
 def test_what_is_refused_leaves_nothing(here, capsys, wrong):
     assert main(["run", *SHORT, "seeds=0..2", wrong]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -259,15 +309,32 @@ def test_an_interrupted_command_goes_on_to_the_same_bytes(here):
     command = [sys.executable, "-m", "fedsim", "run", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     metrics = here / "out" / "seed=0" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
+    while process.poll() is None and not (
+        metrics.exists() and len(metrics.read_text().splitlines()) > 3
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 143 and said == "interrupted; the same command with hydra.run.dir=out goes on with what is missing\n"
-    states = [json.loads((here / "out" / f"seed={seed}" / "status.json").read_text())["status"] for seed in range(3)]
+    assert (
+        process.returncode == 143
+        and said
+        == "interrupted; the same command with hydra.run.dir=out goes on with what is missing\n"
+    )
+    states = [
+        json.loads((here / "out" / f"seed={seed}" / "status.json").read_text())["status"]
+        for seed in range(3)
+    ]
     assert states == ["interrupted"] * 3
     assert main(["run", *arguments]) == 0
     for seed in range(3):
-        assert main(["run", *SHORT, "rounds=400", f"seed={seed}", f"hydra.run.dir=alone{seed}"]) == 0
-        whole, parts = (json.loads((here / each / "summary.json").read_text()) for each in (f"alone{seed}", f"out/seed={seed}"))
-        assert whole["model_sha256"] == parts["model_sha256"] and whole["metrics_sha256"] == parts["metrics_sha256"]
+        assert (
+            main(["run", *SHORT, "rounds=400", f"seed={seed}", f"hydra.run.dir=alone{seed}"]) == 0
+        )
+        whole, parts = (
+            json.loads((here / each / "summary.json").read_text())
+            for each in (f"alone{seed}", f"out/seed={seed}")
+        )
+        assert (
+            whole["model_sha256"] == parts["model_sha256"]
+            and whole["metrics_sha256"] == parts["metrics_sha256"]
+        )

@@ -1,4 +1,5 @@
-"""Whole runs: the same bytes twice, the rounds' totals by hand, runs that diverge or fail, and refusals before anything starts."""
+"""Whole runs: the same bytes twice, the rounds' totals by hand, runs that diverge or fail, and
+refusals before anything starts."""
 
 import functools
 import hashlib
@@ -31,14 +32,21 @@ EVERY_ROUND = Evaluation(every=1)
 
 def final(table, scope: str, metric: str) -> list[float]:
     """Values of the last evaluation in order of nodes."""
-    rows = table[(table.scope == scope) & (table.metric == metric) & (table["round"] == table["round"].max())]
+    rows = table[
+        (table.scope == scope) & (table.metric == metric) & (table["round"] == table["round"].max())
+    ]
     return rows.sort_values("node").value.tolist()
 
 
-# ------------------------------------------------------------------------------------------------ repeatability
+# ------------------------------------------------------------------------------------------------
+# repeatability
 
 RANDOM = {
-    "server": {"client": FedSpeed(), "aggregator": FedAU(), "participation": Bernoulli(probability=0.4)},
+    "server": {
+        "client": FedSpeed(),
+        "aggregator": FedAU(),
+        "participation": Bernoulli(probability=0.4),
+    },
     "graph": {
         "correction": VarianceCorrection(),
         "participation": Markov(),
@@ -53,13 +61,18 @@ def test_the_same_settings_give_the_same_bytes_and_another_seed_others(parts):
     parts = {"partition": Dirichlet(clients=10), **parts}
     first, second, other = (blobs_simulation(5, **parts, seed=seed).run() for seed in (3, 3, 4))
     assert first.models.tobytes() == second.models.tobytes() != other.models.tobytes()
-    steady = [run.metrics[~run.metrics.metric.str.startswith("seconds")].drop(columns="clock") for run in (first, second)]
+    steady = [
+        run.metrics[~run.metrics.metric.str.startswith("seconds")].drop(columns="clock")
+        for run in (first, second)
+    ]
     assert steady[0].equals(steady[1])
     assert first.summary["model_sha256"] == hashlib.sha256(second.models.tobytes()).hexdigest()
 
 
 def test_one_object_can_run_twice():
-    simulation = blobs_simulation(4, client=FedSpeed(), aggregator=FedAU(), participation=Uniform(cohort=3))
+    simulation = blobs_simulation(
+        4, client=FedSpeed(), aggregator=FedAU(), participation=Uniform(cohort=3)
+    )
     assert simulation.run().models.tobytes() == simulation.run().models.tobytes()
 
 
@@ -70,7 +83,9 @@ def test_global_generators_are_neither_moved_nor_read(parts):
         np.random.seed(state)
         torch.manual_seed(state)
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        models = blobs_simulation(3, partition=Dirichlet(clients=10), **parts).run().models.tobytes()
+        models = (
+            blobs_simulation(3, partition=Dirichlet(clients=10), **parts).run().models.tobytes()
+        )
         after = random.getstate(), np.random.get_state(), torch.get_rng_state()
         assert before[0] == after[0] and torch.equal(before[2], after[2])
         assert all(np.array_equal(one, two) for one, two in zip(before[1], after[1], strict=True))
@@ -80,39 +95,56 @@ def test_global_generators_are_neither_moved_nor_read(parts):
 
 
 def test_algorithms_see_the_same_cohorts():
-    runs = [blobs_simulation(5, participation=Uniform(cohort=3), **parts).run() for parts in ({}, {"aggregator": FedAU()}, GRAPH)]
+    runs = [
+        blobs_simulation(5, participation=Uniform(cohort=3), **parts).run()
+        for parts in ({}, {"aggregator": FedAU()}, GRAPH)
+    ]
     counts = [final(run.metrics, "client", "participations") for run in runs]
     assert counts[0] == counts[1] == counts[2] and sum(counts[0]) == 15
 
 
 def test_algorithms_see_the_same_batches():
-    """At a rate too small to move the model, updates are gradients at the first model, whatever the rule."""
+    """At a rate too small to move the model, updates are gradients at the first model, whatever the
+    rule."""
     local = LocalTraining(steps=1, batch_size=2, rate=1e-7)
     still = {"local": local, "participation": Cohorts([2], [5], [2]), "evaluation": EVERY_ROUND}
-    runs = [blobs_simulation(3, **still, client=client).run().metrics for client in (Sgd(), FedSpeed(radius=0, prox=1e6))]
+    runs = [
+        blobs_simulation(3, **still, client=client).run().metrics
+        for client in (Sgd(), FedSpeed(radius=0, prox=1e6))
+    ]
     norms = [run[run.metric == "update_norm"].value.to_numpy() for run in runs]
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
     assert len(norms[0]) == len(set(norms[0])) == 3  # three different batches
 
 
 def test_the_schedule_multiplies_the_rate_round_by_round():
-    """One client at 1 and a start of 0: the distance shrinks by 1 - 0.5 * (1 - t / 4) in round t."""
+    """One client at 1 and a start of 0: the distance shrinks by 1 - 0.5 * (1 - t / 4) in round
+    t."""
     result = quadratic_run([[1.0]], 4, rate=0.5, schedule=Linear())
     assert 1 - result.models[0, 0] == pytest.approx(0.5 * (1 - 0.375) * (1 - 0.25) * (1 - 0.125))
 
 
-# ------------------------------------------------------------------------------------------------ totals
+# ------------------------------------------------------------------------------------------------
+# totals
 
 
 def test_participations_are_counted():
-    result = blobs_simulation(4, participation=Cohorts([0, 1, 2], [1], [], [1, 7]), evaluation=EVERY_ROUND).run()
+    result = blobs_simulation(
+        4, participation=Cohorts([0, 1, 2], [1], [], [1, 7]), evaluation=EVERY_ROUND
+    ).run()
     assert final(result.metrics, "client", "participations") == [1, 3, 1, 0, 0, 0, 0, 1]
     run = result.metrics[result.metrics.scope == "run"]
     assert run[run.metric == "participants"].value.tolist() == [0, 3, 1, 0, 2]
     assert run[run.metric == "participations"].value.tolist() == [0, 3, 4, 4, 6]
-    assert run[run.metric == "bytes_up"].value.tolist() == [count * P * 4 for count in (0, 3, 4, 4, 6)]
+    assert run[run.metric == "bytes_up"].value.tolist() == [
+        count * P * 4 for count in (0, 3, 4, 4, 6)
+    ]
     summary = result.summary
-    assert (summary["participations_min"], summary["participations_max"], summary["participations_mean"]) == (0, 3, 6 / 8)
+    assert (
+        summary["participations_min"],
+        summary["participations_max"],
+        summary["participations_mean"],
+    ) == (0, 3, 6 / 8)
     assert summary["rounds"] == 4 and summary["parameters"] == P and summary["clients"] == 8
 
 
@@ -125,28 +157,46 @@ def test_update_norm_is_the_cohorts_mean():
 @pytest.mark.parametrize(("target", "reached"), [(0.0, 2), (1.0, "not reached")])
 def test_rounds_to_target_or_not_reached(target, reached):
     local = LocalTraining(steps=1, rate=1e-6)
-    summary = blobs_simulation(4, local=local, evaluation=Evaluation(every=1, target=target)).run().summary
+    summary = (
+        blobs_simulation(4, local=local, evaluation=Evaluation(every=1, target=target))
+        .run()
+        .summary
+    )
     assert summary["rounds_to_target"] == reached and summary["target"] == target
 
 
 def test_the_folder_holds_the_result(tmp_path):
-    result = blobs_simulation(3, folder=tmp_path, **{**GRAPH, "protocol": Gossip(same_start=False)}).run()
+    result = blobs_simulation(
+        3, folder=tmp_path, **{**GRAPH, "protocol": Gossip(same_start=False)}
+    ).run()
     saved = load_file(tmp_path / "model.safetensors")
     mean = result.models.mean(axis=0, dtype=np.float64).astype(np.float32)
-    assert np.array_equal(np.concatenate([tensor.numpy().ravel() for tensor in result.model.values()]), mean)
-    assert saved.keys() == result.model.keys() and all(torch.equal(saved[name], tensor) for name, tensor in result.model.items())
+    assert np.array_equal(
+        np.concatenate([tensor.numpy().ravel() for tensor in result.model.values()]), mean
+    )
+    assert saved.keys() == result.model.keys() and all(
+        torch.equal(saved[name], tensor) for name, tensor in result.model.items()
+    )
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary.items() >= {name: value for name, value in result.summary.items() if isinstance(value, int | str)}.items()
+    assert (
+        summary.items()
+        >= {
+            name: value for name, value in result.summary.items() if isinstance(value, int | str)
+        }.items()
+    )
     assert read_table(tmp_path).equals(result.metrics)
 
 
-# ------------------------------------------------------------------------------------------------ clients without data
+# ------------------------------------------------------------------------------------------------
+# clients without data
 
 
 @pytest.mark.parametrize("participation", [Full(), Bernoulli(probability=0.9), Uniform(cohort=40)])
 @pytest.mark.parametrize("parts", [{}, GRAPH], ids=["server", "graph"])
 def test_clients_without_data_never_take_part(parts, participation):
-    simulation = blobs_simulation(3, partition=Iid(clients=60, min_size=0), participation=participation, **parts)
+    simulation = blobs_simulation(
+        3, partition=Iid(clients=60, min_size=0), participation=participation, **parts
+    )
     empty = simulation.prepare().task.shards.sizes == 0
     assert empty.sum() == 8
     result = simulation.run()
@@ -157,23 +207,29 @@ def test_clients_without_data_never_take_part(parts, participation):
         assert (result.models[empty] == first).all() and (result.models[~empty] != first).any()
 
 
-# ------------------------------------------------------------------------------------------------ runs that go wrong
+# ------------------------------------------------------------------------------------------------
+# runs that go wrong
 
 
 @pytest.mark.parametrize("parts", [{}, GRAPH], ids=["server", "graph"])
 def test_a_run_that_diverges_keeps_its_curve_and_its_last_finite_models(tmp_path, parts):
     explosive = LocalTraining(steps=2, rate=1e5, batch_size=4)
-    result = blobs_simulation(50, local=explosive, evaluation=EVERY_ROUND, folder=tmp_path, model=mlp(5, 5, 5), **parts).run()
+    result = blobs_simulation(
+        50, local=explosive, evaluation=EVERY_ROUND, folder=tmp_path, model=mlp(5, 5, 5), **parts
+    ).run()
     rounds = result.summary["rounds"]
     assert result.status == result.summary["status"] == "diverged" and 0 < rounds < 50
     assert np.isfinite(result.models).all()
     curve = result.metrics.query("metric == 'participants'")
-    assert curve["round"].tolist() == list(range(rounds + 1)) and read_table(tmp_path).equals(result.metrics)
+    assert curve["round"].tolist() == list(range(rounds + 1)) and read_table(tmp_path).equals(
+        result.metrics
+    )
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["status"] == "diverged"
     assert (
         f"round {rounds}: the update of " in status["reason"]
-        and "lower local.rate, set local.clip_norm, or choose failures.policy=drop" in status["reason"]
+        and "lower local.rate, set local.clip_norm, or choose failures.policy=drop"
+        in status["reason"]
     )
     same = blobs_simulation(rounds, local=explosive, model=mlp(5, 5, 5), **parts).run()
     assert same.status == "done" and same.models.tobytes() == result.models.tobytes()
@@ -197,17 +253,30 @@ def test_an_error_in_a_round_keeps_the_rows_before_it(tmp_path, error):
                 raise error
             return super().coefficients(*arguments)
 
-    simulation = blobs_simulation(20, aggregator=Failing(), folder=tmp_path, evaluation=Evaluation(every=2))
+    simulation = blobs_simulation(
+        20, aggregator=Failing(), folder=tmp_path, evaluation=Evaluation(every=2)
+    )
     with pytest.raises(type(error)):
         simulation.run()
     table = read_table(tmp_path)
-    assert sorted(table[table.metric == "accuracy"]["round"]) == [0, 2, 4, 6] and table["round"].max() == 7
+    assert (
+        sorted(table[table.metric == "accuracy"]["round"]) == [0, 2, 4, 6]
+        and table["round"].max() == 7
+    )
     status = json.loads((tmp_path / "status.json").read_text())
-    assert status["status"] == "failed" and type(error).__name__ in status["reason"] and "in coefficients" in status["traceback"]
-    assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "metrics.parquet").exists()
+    assert (
+        status["status"] == "failed"
+        and type(error).__name__ in status["reason"]
+        and "in coefficients" in status["traceback"]
+    )
+    assert (
+        not (tmp_path / "model.safetensors").exists()
+        and not (tmp_path / "metrics.parquet").exists()
+    )
 
 
-# ------------------------------------------------------------------------------------------------ refusals
+# ------------------------------------------------------------------------------------------------
+# refusals
 
 
 class NeverOpened(InProcess):
@@ -232,13 +301,24 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_engine_starts(tmp_pa
         ({"plots": True, "folder": None}, r"plots=True: needs a run folder"),
         ({"topology": Ring()}, r"topology='Ring': a server has no topology"),
         ({"protocol": Gossip()}, r"topology=None: protocol=gossip needs a topology"),
-        ({"client": FedSpeed(), **GRAPH}, r"client\.mean_dual='everyone': .* over a graph accepted are none and active"),
-        ({"participation": Uniform(cohort=9)}, r"participation\.cohort=9: at most the number of clients that hold data, 8"),
-        ({"model": functools.partial(LogisticRegression, zero=1)}, r"model\.zero=1: unknown setting of LogisticRegression"),
+        (
+            {"client": FedSpeed(), **GRAPH},
+            r"client\.mean_dual='everyone': .* over a graph accepted are none and active",
+        ),
+        (
+            {"participation": Uniform(cohort=9)},
+            r"participation\.cohort=9: at most the number of clients that hold data, 8",
+        ),
+        (
+            {"model": functools.partial(LogisticRegression, zero=1)},
+            r"model\.zero=1: unknown setting of LogisticRegression",
+        ),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
-def test_parts_that_do_not_fit_are_refused_in_one_line_with_nothing_written(tmp_path, parts, message):
+def test_parts_that_do_not_fit_are_refused_in_one_line_with_nothing_written(
+    tmp_path, parts, message
+):
     with pytest.raises(ConfigError, match="^" + message) as refusal:
         blobs_simulation(**{"folder": tmp_path / "run", "engine": NeverOpened(), **parts}).run()
     assert "\n" not in str(refusal.value)

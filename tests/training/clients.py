@@ -18,7 +18,8 @@ from fedsim.training.fisher_diagonal import diagonal_fisher
 from fedsim.training.loop import Chunk, Kernel, train
 from fedsim.training.settings import LocalTraining
 
-SIZES = np.array([3, 14, 8, 1])  # with batches of 4: short batches, unequal steps, the client with most steps not first
+# With batches of 4: short batches, unequal steps, the client with most steps not first
+SIZES = np.array([3, 14, 8, 1])
 SHARDS = Shards.from_owners(np.arange(SIZES.sum()), np.repeat(np.arange(4), SIZES), 4)
 MODELS = {
     "logistic": (LogisticRegression, (5,)),
@@ -34,13 +35,18 @@ def local(**settings) -> LocalTraining:
 
 
 class Clients:
-    """Four clients with data and models of their own; trains them with fedsim or with a plain loop."""
+    """Four clients with data and models of their own; trains them with fedsim or with a plain
+    loop."""
 
-    def __init__(self, model: str, classification: bool = True, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self, model: str, classification: bool = True, dtype: torch.dtype = torch.float64
+    ) -> None:
         factory, shape = MODELS[model]
         generator = torch.Generator().manual_seed(1)
         self.classification = classification
-        self.x = torch.randn(SIZES.sum(), *shape, generator=generator, dtype=torch.float64).to(dtype)
+        self.x = torch.randn(SIZES.sum(), *shape, generator=generator, dtype=torch.float64).to(
+            dtype
+        )
         self.y = torch.randint(3, (len(self.x),), generator=generator)
         if not classification:
             self.y = torch.randn(len(self.x), 3, generator=generator, dtype=torch.float64).to(dtype)
@@ -51,52 +57,97 @@ class Clients:
         noise = torch.randn(4, self.layout.size, generator=generator, dtype=torch.float64)
         self.anchor = (flat_parameters(self.module) + 0.03 * noise).to(dtype)
 
-    def chunk(self, settings: LocalTraining, clients=(0, 1, 2, 3), state=None, kept=None, shared=None, round: int = 0) -> Chunk:
+    def chunk(
+        self,
+        settings: LocalTraining,
+        clients=(0, 1, 2, 3),
+        state=None,
+        kept=None,
+        shared=None,
+        round: int = 0,
+    ) -> Chunk:
         """state: the rule's; kept: of local training."""
         rows = np.array(clients)
-        state, kept = ({name: value[rows] for name, value in (part or {}).items()} for part in (state, kept))
+        state, kept = (
+            {name: value[rows] for name, value in (part or {}).items()} for part in (state, kept)
+        )
         batches = draw_batches(SHARDS, rows, settings, 7, round)
-        return Chunk(7, round, rows, batches, SIZES[rows], self.anchor[rows], state, kept, shared or {})
+        return Chunk(
+            7, round, rows, batches, SIZES[rows], self.anchor[rows], state, kept, shared or {}
+        )
 
     def examples(self, index: np.ndarray):
         return self.x[index], self.y[index]
 
     def fisher(self, x: torch.Tensor, clients: np.ndarray) -> torch.Tensor:
         inputs = [self.x[SHARDS.shard(client)] for client in clients]
-        return torch.stack([diagonal_fisher(self.module, self.layout, *each) for each in zip(x, inputs, strict=True)])
+        return torch.stack(
+            [
+                diagonal_fisher(self.module, self.layout, *each)
+                for each in zip(x, inputs, strict=True)
+            ]
+        )
 
     def kernel(self, settings: LocalTraining) -> Kernel:
-        gradient = gradient_kernel(self.module, settings, "cpu")(self.module, self.layout, self.classification)
+        gradient = gradient_kernel(self.module, settings, "cpu")(
+            self.module, self.layout, self.classification
+        )
         return Kernel(gradient, self.examples, self.fisher)
 
     def train(self, settings: LocalTraining, rule: ClientRule | None = None, **chunk):
         with torch.no_grad():
-            return train(self.chunk(settings, **chunk), rule or Sgd(), settings, self.kernel(settings), settings.rate)
+            return train(
+                self.chunk(settings, **chunk),
+                rule or Sgd(),
+                settings,
+                self.kernel(settings),
+                settings.rate,
+            )
 
     def optimizers(self, settings: LocalTraining) -> list[torch.optim.Optimizer]:
         """An optimizer of torch for each client, with parameters of its own."""
-        rate, decay, first = settings.rate, settings.weight_decay, [list(self.module.parameters()) for _ in SIZES]
+        rate, decay, first = (
+            settings.rate,
+            settings.weight_decay,
+            [list(self.module.parameters()) for _ in SIZES],
+        )
         copies = [[p.detach().clone().requires_grad_() for p in parameters] for parameters in first]
-        adaptive = {"betas": settings.betas or (0.9, 0.999), "eps": settings.epsilon or 1e-8, "weight_decay": decay}
+        adaptive = {
+            "betas": settings.betas or (0.9, 0.999),
+            "eps": settings.epsilon or 1e-8,
+            "weight_decay": decay,
+        }
         make = {
-            "sgd": lambda p: torch.optim.SGD(p, rate, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=decay),
+            "sgd": lambda p: torch.optim.SGD(
+                p, rate, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=decay
+            ),
             "adam": lambda p: torch.optim.Adam(p, rate, **adaptive),
             "adamw": lambda p: torch.optim.AdamW(p, rate, **adaptive),
         }[settings.optimizer]
         return [make(copy) for copy in copies]
 
-    def plain(self, settings: LocalTraining, optimizers: list | None = None, anchor: torch.Tensor | None = None, round: int = 0):
+    def plain(
+        self,
+        settings: LocalTraining,
+        optimizers: list | None = None,
+        anchor: torch.Tensor | None = None,
+        round: int = 0,
+    ):
         """The trained models [4, P] by a loop of torch modules and optimizers."""
         rows, batches = [], draw_batches(SHARDS, np.arange(4), settings, 7, round)
         for client, optimizer in enumerate(optimizers or self.optimizers(settings)):
             model = dict(zip(self.layout.names, optimizer.param_groups[0]["params"], strict=True))
-            for name, view in self.layout.views((self.anchor if anchor is None else anchor)[client]).items():
+            for name, view in self.layout.views(
+                (self.anchor if anchor is None else anchor)[client]
+            ).items():
                 model[name].data.copy_(view)
             for step in range(batches.steps[client]):
                 index = batches.index[client, step, : batches.count[client, step]]
                 optimizer.zero_grad()
                 outputs = torch.func.functional_call(self.module, model, (self.x[index],))
-                (F.cross_entropy if self.classification else F.mse_loss)(outputs, self.y[index]).backward()
+                (F.cross_entropy if self.classification else F.mse_loss)(
+                    outputs, self.y[index]
+                ).backward()
                 if settings.clip_norm:
                     torch.nn.utils.clip_grad_norm_(model.values(), settings.clip_norm)
                 optimizer.step()

@@ -19,16 +19,26 @@ def epochs(number: float, **settings) -> LocalTraining:
 
 def used(batches, client: int) -> list[list[int]]:
     """The examples that count, step by step."""
-    return [batches.index[client, step, : batches.count[client, step]].tolist() for step in range(batches.steps[client])]
+    return [
+        batches.index[client, step, : batches.count[client, step]].tolist()
+        for step in range(batches.steps[client])
+    ]
 
 
 @pytest.mark.parametrize("last_batch", ["keep", "drop"])
 def test_steps_of_an_epoch(last_batch):
     per_epoch = {"keep": [1, 1, 1, 3, 4], "drop": [1, 1, 1, 2, 4]}[last_batch]
     assert local_steps(SIZES, epochs(1, last_batch=last_batch)).tolist() == per_epoch
-    assert local_steps(SIZES, epochs(3, last_batch=last_batch)).tolist() == [3 * steps for steps in per_epoch]
-    assert local_steps(np.array([0, 9]), epochs(1, last_batch=last_batch)).tolist() == [0, per_epoch[3]]
-    assert local_steps(np.array([0, 9]), LocalTraining(steps=7, last_batch=last_batch)).tolist() == [0, 7]
+    assert local_steps(SIZES, epochs(3, last_batch=last_batch)).tolist() == [
+        3 * steps for steps in per_epoch
+    ]
+    assert local_steps(np.array([0, 9]), epochs(1, last_batch=last_batch)).tolist() == [
+        0,
+        per_epoch[3],
+    ]
+    assert local_steps(
+        np.array([0, 9]), LocalTraining(steps=7, last_batch=last_batch)
+    ).tolist() == [0, 7]
 
 
 def test_parts_of_epochs_are_rounded_and_nobody_idles():
@@ -42,7 +52,9 @@ def test_each_epoch_uses_each_example_once():
     assert batches.steps.tolist() == [3, 3, 3, 9, 12]
     for client, size in enumerate(SIZES):
         steps = used(batches, client)
-        assert [len(step) for step in steps] == {1: [1], 3: [3], 4: [4], 9: [4, 4, 1], 16: [4] * 4}[int(size)] * 3
+        assert [len(step) for step in steps] == {1: [1], 3: [3], 4: [4], 9: [4, 4, 1], 16: [4] * 4}[
+            int(size)
+        ] * 3
         orders = np.concatenate(steps).reshape(3, size)
         for order in orders:
             assert sorted(order) == SHARDS.shard(client).tolist()
@@ -82,7 +94,13 @@ def test_a_shard_with_repeated_samples_keeps_them():
 
 
 @pytest.mark.parametrize(
-    "settings", [epochs(2), epochs(2, last_batch="drop"), LocalTraining(steps=5, batch_size=4), epochs(2, batch_size=50)]
+    "settings",
+    [
+        epochs(2),
+        epochs(2, last_batch="drop"),
+        LocalTraining(steps=5, batch_size=4),
+        epochs(2, batch_size=50),
+    ],
 )
 def test_a_client_has_the_same_batches_in_any_company(settings):
     together = draw_batches(SHARDS, np.array([4, 1, 3, 0]), settings, seed=3, round=9)
@@ -92,11 +110,14 @@ def test_a_client_has_the_same_batches_in_any_company(settings):
 
 
 def test_batches_are_keyed_by_seed_round_and_client():
-    shards = Shards.from_owners(np.tile(np.arange(40), 2), np.repeat([0, 1], 40), 2)  # two clients with the same examples
+    # Two clients with the same examples
+    shards = Shards.from_owners(np.tile(np.arange(40), 2), np.repeat([0, 1], 40), 2)
     settings = epochs(1, batch_size=40)
 
     def order(seed, round, client):
-        return tuple(draw_batches(shards, np.array([client]), settings, seed, round).index.ravel().tolist())
+        return tuple(
+            draw_batches(shards, np.array([client]), settings, seed, round).index.ravel().tolist()
+        )
 
     keys = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0)]
     assert len({order(*key) for key in keys}) == len(keys)
@@ -105,6 +126,9 @@ def test_batches_are_keyed_by_seed_round_and_client():
 
 def test_every_order_of_a_shard_is_equally_likely():
     shards = Shards(np.arange(3), np.array([0, 3]))
-    draws = [draw_batches(shards, np.array([0]), epochs(1), 0, round).index[0, 0, :3] for round in range(1200)]
+    draws = [
+        draw_batches(shards, np.array([0]), epochs(1), 0, round).index[0, 0, :3]
+        for round in range(1200)
+    ]
     orders = np.bincount([4 * a + b for a, b, _ in np.array(draws)], minlength=12)
     assert stats.chisquare(orders[orders > 0]).pvalue > 1e-3 and (orders > 0).sum() == 6

@@ -20,8 +20,16 @@ from fedsim.training.vectorised import VmappedGradient
 from tests.kernels.networks import COUNTS, MODELS, batch
 
 WRITTEN = ("logistic", "relu", "tanh", "lenet", "convolutions")
-CASES = [(model, kernel) for model in MODELS for kernel in (LoopedGradient, VmappedGradient, ClosedFormGradient)]
-CASES = [(model, kernel) for model, kernel in CASES if kernel is not ClosedFormGradient or model in WRITTEN]
+CASES = [
+    (model, kernel)
+    for model in MODELS
+    for kernel in (LoopedGradient, VmappedGradient, ClosedFormGradient)
+]
+CASES = [
+    (model, kernel)
+    for model, kernel in CASES
+    if kernel is not ClosedFormGradient or model in WRITTEN
+]
 
 
 def plain_gradients(module, x, inputs, targets, classification):
@@ -31,7 +39,11 @@ def plain_gradients(module, x, inputs, targets, classification):
             module.get_parameter(name).data.copy_(view)
         module.zero_grad()
         outputs = module(inputs[c, :count])
-        loss = F.cross_entropy(outputs, targets[c, :count]) if classification else F.mse_loss(outputs, targets[c, :count])
+        loss = (
+            F.cross_entropy(outputs, targets[c, :count])
+            if classification
+            else F.mse_loss(outputs, targets[c, :count])
+        )
         loss.backward()
         flat = torch.empty_like(x[c])
         for name, view in layout.views(flat).items():
@@ -41,7 +53,9 @@ def plain_gradients(module, x, inputs, targets, classification):
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-@pytest.mark.parametrize(("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_kernels_agree_with_backward(model, kernel, task):
     classification = task == "classification"
     module, x, inputs, targets, weights = batch(model, 3, classification)
@@ -54,7 +68,9 @@ def test_kernels_agree_with_backward(model, kernel, task):
 
 
 @pytest.mark.parametrize("count", [1, 5, 40])
-@pytest.mark.parametrize(("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_outputs_of_several_models_on_the_same_inputs(model, kernel, count):
     module, x, inputs, _, _ = batch(model, 3, True)
     layout, inputs = Layout.of(module), torch.cat([inputs.flatten(0, 1)] * 4)[:count]
@@ -70,7 +86,9 @@ def test_outputs_of_several_models_on_the_same_inputs(model, kernel, count):
 
 
 @pytest.mark.parametrize("classification", [True, False], ids=["classification", "regression"])
-@pytest.mark.parametrize(("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_hessian_vector_products_agree_with_double_backward(model, kernel, classification):
     module, x, inputs, targets, weights = batch(model, 3, classification)
     layout, rows = Layout.of(module), []
@@ -79,7 +97,11 @@ def test_hessian_vector_products_agree_with_double_backward(model, kernel, class
     for c, count in enumerate(COUNTS):
         at = x[c].clone().requires_grad_()
         outputs = torch.func.functional_call(module, layout.views(at), (inputs[c, :count],))
-        loss = F.cross_entropy(outputs, targets[c, :count]) if classification else F.mse_loss(outputs, targets[c, :count])
+        loss = (
+            F.cross_entropy(outputs, targets[c, :count])
+            if classification
+            else F.mse_loss(outputs, targets[c, :count])
+        )
         (gradient,) = torch.autograd.grad(loss, at, create_graph=True)
         rows.append(torch.autograd.grad(gradient @ vector[c], at)[0])
     found = product(x, vector, inputs, targets, weights)
@@ -99,19 +121,28 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("offset_rows", [0, 1, 3])
 @pytest.mark.parametrize("classification", [True, False], ids=["classification", "regression"])
-@pytest.mark.parametrize(("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("model", "kernel"), CASES, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_two_steps_of_descent_by_hand(model, kernel, classification, offset_rows, form):
-    """Against d = scale g(x + radius g / |g|) + pull x + offset with the gradients of a plain loop."""
+    """Against d = scale g(x + radius g / |g|) + pull x + offset with the gradients of a plain
+    loop."""
     module, x, inputs, targets, weights = batch(model, 3, classification)
-    offset = torch.randn(offset_rows, x.shape[1], generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    offset = torch.randn(
+        offset_rows, x.shape[1], generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
     form = replace(FORMS[form], offset=offset if offset_rows else None)
-    gradient = functools.partial(plain_gradients, inputs=inputs, targets=targets, classification=classification)
+    gradient = functools.partial(
+        plain_gradients, inputs=inputs, targets=targets, classification=classification
+    )
     expected = x.clone()
     for _ in range(2):
         found = gradient(module, expected)
         length = found.norm(dim=1, keepdim=True) + 1e-7
         found = gradient(module, expected + form.radius * found / length) if form.radius else found
-        expected = expected - 0.3 * (form.scale * found + form.pull * expected + (offset if offset_rows else 0))
+        expected = expected - 0.3 * (
+            form.scale * found + form.pull * expected + (offset if offset_rows else 0)
+        )
     before = inputs.clone()
     step = kernel(module, Layout.of(module), classification).descent(x, form, 0.3)
     for _ in range(2):
@@ -128,7 +159,9 @@ def test_uphill_all_layers_at_once_or_one_by_one(model, form):
     module, x, *data = batch(model, 3, True)
     layout, expected = Layout.of(module), x.clone()
     steps = [(ClosedFormGradient, x), (LoopedGradient, expected)]
-    for step in [kernel(module, layout, True).descent(point[:2], FORMS[form], 0.3) for kernel, point in steps]:
+    for step in [
+        kernel(module, layout, True).descent(point[:2], FORMS[form], 0.3) for kernel, point in steps
+    ]:
         for _ in range(2):
             step(*(part[:2] for part in data))
     torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-11)
@@ -144,7 +177,9 @@ def test_a_parameter_without_effect_has_a_zero_gradient(kernel):
     module = Spare().double()
     _, _, inputs, targets, weights = batch("logistic", 3, True)
     layout = Layout.of(module)
-    found = kernel(module, layout, True)(torch.ones(3, layout.size, dtype=torch.float64), inputs, targets, weights)
+    found = kernel(module, layout, True)(
+        torch.ones(3, layout.size, dtype=torch.float64), inputs, targets, weights
+    )
     views = layout.views(found)
     assert not views["spare"].any() and views["weight"].any()
 
@@ -152,11 +187,21 @@ def test_a_parameter_without_effect_has_a_zero_gradient(kernel):
 @pytest.mark.parametrize("pool", [1, 2, 3])
 @pytest.mark.parametrize("kind", [ColumnConvolution, LibraryConvolution])
 def test_of_equal_values_the_first_is_the_maximum(kind, pool):
-    """As with torch's own: on images without contrast all values of a pool are equal, and the gradient of a filter says which was taken."""
-    module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.MaxPool2d(pool), nn.Flatten(), nn.Linear(2 * (6 // pool) ** 2, 3)).double()
+    """As with torch's own: on images without contrast all values of a pool are equal, and the
+    gradient of a filter says which was taken."""
+    module = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.MaxPool2d(pool),
+        nn.Flatten(),
+        nn.Linear(2 * (6 // pool) ** 2, 3),
+    ).double()
     module[0].weight.data.fill_(0.0)
     layout, inputs = Layout.of(module), torch.arange(36.0).double().view(1, 1, 1, 6, 6)
-    x, targets, weights = flat_parameters(module).double().unsqueeze(0), torch.tensor([[1]]), torch.ones(1, 1).double()
+    x, targets, weights = (
+        flat_parameters(module).double().unsqueeze(0),
+        torch.tensor([[1]]),
+        torch.ones(1, 1).double(),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolutions, "kind", lambda *_: kind)
         found = ClosedFormGradient(module, layout, True)(x, inputs, targets, weights)
@@ -166,8 +211,9 @@ def test_of_equal_values_the_first_is_the_maximum(kind, pool):
 
 
 def test_a_step_uphill_stays_in_reach_where_the_examples_gradients_cancel():
-    """Four examples at the corners of a parallelogram, targets alternating, at a point where both are as likely: the gradient is 0 but for
-    rounding errors, of which the step uphill must neither take a root nor be a quotient."""
+    """Four examples at the corners of a parallelogram, targets alternating, at a point where both
+    are as likely: the gradient is 0 but for rounding errors, of which the step uphill must neither
+    take a root nor be a quotient."""
     module = LogisticRegression((30,), 2)
     x = torch.zeros(50, Layout.of(module).size)
     first, second, third = torch.randn(3, 50, 30, generator=torch.Generator().manual_seed(0))
@@ -179,16 +225,26 @@ def test_a_step_uphill_stays_in_reach_where_the_examples_gradients_cancel():
 
 @pytest.mark.parametrize("kernel", [LoopedGradient, VmappedGradient])
 def test_mixed_precision_is_close_and_something_else(kernel):
-    """bfloat16 has 8 bits, and maxima turn over: over 24 draws gradients were off by 0.02 to 0.15 of their norm, median 0.056."""
+    """bfloat16 has 8 bits, and maxima turn over: over 24 draws gradients were off by 0.02 to 0.15
+    of their norm, median 0.056."""
     off = []
     for seed in range(8):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             module = LeNet((1, 12, 12), 3)
         generator = torch.Generator().manual_seed(seed)
-        x = (flat_parameters(module) + 0.03 * torch.randn(3, Layout.of(module).size, generator=generator)).float()
-        batch = torch.randn(3, 5, 1, 12, 12, generator=generator), torch.randint(3, (3, 5), generator=generator), torch.full((3, 5), 0.2)
-        exact, mixed = (kernel(module, Layout.of(module), True, mixed)(x, *batch) for mixed in (False, True))
+        x = (
+            flat_parameters(module)
+            + 0.03 * torch.randn(3, Layout.of(module).size, generator=generator)
+        ).float()
+        batch = (
+            torch.randn(3, 5, 1, 12, 12, generator=generator),
+            torch.randint(3, (3, 5), generator=generator),
+            torch.full((3, 5), 0.2),
+        )
+        exact, mixed = (
+            kernel(module, Layout.of(module), True, mixed)(x, *batch) for mixed in (False, True)
+        )
         assert mixed.dtype == torch.float32
         off.append(float((mixed - exact).norm() / exact.norm()))
     assert min(off) > 1e-4 and sorted(off)[4] < 0.1 and max(off) < 0.3

@@ -27,8 +27,13 @@ def test_epochs_agree_with_a_plain_loop(model, settings, execution):
     messages, state, kept, x = clients.train(settings)
     expected = clients.plain(settings)
     assert (expected - clients.anchor).norm(dim=1).min() > 0.02
-    torch.testing.assert_close(x, expected, rtol=0, atol=1e-6 if settings.clip_norm else 1e-10)  # torch's clipping adds 1e-6 to the norm
-    assert torch.equal(messages["update"], x - clients.anchor) and list(messages) == ["update"] and state == kept == {}
+    # torch's clipping adds 1e-6 to the norm
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-6 if settings.clip_norm else 1e-10)
+    assert (
+        torch.equal(messages["update"], x - clients.anchor)
+        and list(messages) == ["update"]
+        and state == kept == {}
+    )
 
 
 @pytest.mark.parametrize("execution", ["looped", "stacked"])
@@ -36,13 +41,20 @@ def test_epochs_agree_with_a_plain_loop(model, settings, execution):
 @pytest.mark.parametrize("model", ["logistic", "relu", "tanh"])
 def test_linear_stacks_agree_in_float32(model, classification, execution):
     clients, settings = Clients(model, classification, torch.float32), local(execution=execution)
-    torch.testing.assert_close(clients.train(settings)[3], clients.plain(settings), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        clients.train(settings)[3], clients.plain(settings), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("execution", ["looped", "stacked"])
 def test_one_float32_step_of_a_convolution(execution):
-    clients, settings = Clients("lenet", dtype=torch.float32), LocalTraining(steps=1, batch_size=4, execution=execution)
-    torch.testing.assert_close(clients.train(settings)[3], clients.plain(settings), rtol=0, atol=1e-4)
+    clients, settings = (
+        Clients("lenet", dtype=torch.float32),
+        LocalTraining(steps=1, batch_size=4, execution=execution),
+    )
+    torch.testing.assert_close(
+        clients.train(settings)[3], clients.plain(settings), rtol=0, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("last_batch", ["keep", "drop"])
@@ -78,23 +90,37 @@ def test_state_and_messages_stay_with_their_client(shared_rows):
 
         def finish(self, x, anchor, state, shared, info):
             messages, state = super().finish(x, anchor, state, shared, info)
-            return {**messages, "work": torch.cat([info.steps, info.rates, info.examples], dim=-1)}, state
+            return {
+                **messages,
+                "work": torch.cat([info.steps, info.rates, info.examples], dim=-1),
+            }, state
 
     clients, settings, rule = Clients("relu"), local(), Remembering(radius=0.1, prox=2.0)
     generator = torch.Generator().manual_seed(5)
     size = clients.layout.size
     dual = torch.randn(4, size, generator=generator, dtype=torch.float64)
     pull = torch.randn(shared_rows, size, generator=generator, dtype=torch.float64)
-    messages, state, _, x = clients.train(settings, rule, state={"dual": dual}, shared={"pull": pull})
+    messages, state, _, x = clients.train(
+        settings, rule, state={"dual": dual}, shared={"pull": pull}
+    )
     steps = local_steps_of(clients, settings)
     assert steps == [2, 8, 4, 2]
-    assert torch.allclose(messages["work"], torch.tensor([[k, 0.2 * k, n] for k, n in zip(steps, SIZES, strict=True)], dtype=torch.float64))
+    assert torch.allclose(
+        messages["work"],
+        torch.tensor(
+            [[k, 0.2 * k, n] for k, n in zip(steps, SIZES, strict=True)], dtype=torch.float64
+        ),
+    )
     assert torch.equal(state["dual"], dual + messages["update"])
     for client in range(4):
         own = {"pull": pull if shared_rows == 1 else pull[client : client + 1]}
-        alone, _, _, trained = clients.train(settings, rule, clients=[client], state={"dual": dual}, shared=own)
+        alone, _, _, trained = clients.train(
+            settings, rule, clients=[client], state={"dual": dual}, shared=own
+        )
         torch.testing.assert_close(x[client], trained[0], rtol=0, atol=1e-12)
-        torch.testing.assert_close(messages["update"][client], alone["update"][0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            messages["update"][client], alone["update"][0], rtol=0, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -110,21 +136,32 @@ def test_momentum_lives_as_long_as_it_is_set_to(keep):
         optimizers = clients.optimizers(settings)
     expected = clients.plain(settings, optimizers)
     torch.testing.assert_close(first, expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(second, clients.plain(settings, optimizers, expected, round=1), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        second, clients.plain(settings, optimizers, expected, round=1), rtol=0, atol=1e-10
+    )
 
 
-@pytest.mark.parametrize("rule", [Sgd(), FedProx(strength=0.5), FedSam(radius=0.1)], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize(
+    "rule", [Sgd(), FedProx(strength=0.5), FedSam(radius=0.1)], ids=lambda rule: type(rule).__name__
+)
 @pytest.mark.parametrize("execution", ["looped", "stacked"])
 def test_plain_steps_along_a_form_go_through_the_kernel_and_no_others(monkeypatch, execution, rule):
     class General(type(rule)):
         def direction(self, *where):
             return super().direction(*where)
 
-    clients, settings = Clients("relu", dtype=torch.float32), local(execution=execution, weight_decay=0.05)
+    clients, settings = (
+        Clients("relu", dtype=torch.float32),
+        local(execution=execution, weight_decay=0.05),
+    )
     kernel, descents = gradient_kernel(clients.module, settings, "cpu"), []
     descent = kernel.descent
-    monkeypatch.setattr(kernel, "descent", lambda self, *form: descents.append(form) or descent(self, *form))
-    expected = clients.train(settings, General(*(getattr(rule, field.name) for field in fields(rule))))[3]
+    monkeypatch.setattr(
+        kernel, "descent", lambda self, *form: descents.append(form) or descent(self, *form)
+    )
+    expected = clients.train(
+        settings, General(*(getattr(rule, field.name) for field in fields(rule)))
+    )[3]
     assert not descents
     torch.testing.assert_close(clients.train(settings, rule)[3], expected, rtol=0, atol=1e-6)
     assert descents
@@ -139,7 +176,9 @@ def test_clipping_bounds_the_step():
     messages, _, _, _ = clients.train(settings)
     assert messages["update"].norm(dim=1).numpy() == pytest.approx(0.5 * 0.01)
     loose = LocalTraining(steps=1, rate=0.5, clip_norm=1e6)
-    torch.testing.assert_close(clients.train(loose)[3], clients.train(LocalTraining(steps=1, rate=0.5))[3])
+    torch.testing.assert_close(
+        clients.train(loose)[3], clients.train(LocalTraining(steps=1, rate=0.5))[3]
+    )
 
 
 def test_a_rule_may_start_away_from_the_anchor_and_leaves_it_alone():
@@ -153,14 +192,21 @@ def test_a_rule_may_start_away_from_the_anchor_and_leaves_it_alone():
     messages, _, _, _ = clients.train(settings, Ahead())
     torch.testing.assert_close(messages["update"], torch.ones_like(messages["update"]))
     assert torch.equal(clients.anchor, before[:1].expand(4, -1))
-    assert not torch.equal(clients.train(LocalTraining(steps=1))[3][0], clients.train(LocalTraining(steps=1))[3][1])
+    assert not torch.equal(
+        clients.train(LocalTraining(steps=1))[3][0], clients.train(LocalTraining(steps=1))[3][1]
+    )
 
 
 def test_a_relaxed_start_goes_on_from_where_the_client_came():
-    """From the model received, away from the one last trained; and what is trained now is kept for the next time."""
+    """From the model received, away from the one last trained; and what is trained now is kept for
+    the next time."""
     clients, settings = Clients("tanh"), LocalTraining(steps=1, rate=1e-30, relaxation=0.25)
     messages, _, kept, x = clients.train(settings)
-    assert torch.equal(x, clients.anchor) and torch.equal(kept["trained"], x) and not messages["update"].any()
+    assert (
+        torch.equal(x, clients.anchor)
+        and torch.equal(kept["trained"], x)
+        and not messages["update"].any()
+    )
     last = {"trained": clients.anchor.flip(0)}
     messages, _, kept, x = clients.train(settings, kept=last)
     torch.testing.assert_close(messages["update"], 0.25 * (clients.anchor - last["trained"]))

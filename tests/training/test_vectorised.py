@@ -18,15 +18,22 @@ class Transformer(nn.Module):
     def __init__(self, features: int, outputs: int) -> None:
         super().__init__()
         self.lift, self.norm = nn.Linear(1, 8), nn.LayerNorm(8)
-        self.attention, self.last = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8 * features, outputs)
+        self.attention, self.last = (
+            nn.MultiheadAttention(8, 2, batch_first=True),
+            nn.Linear(8 * features, outputs),
+        )
 
     def forward(self, x):
         x = self.norm(self.lift(x.unsqueeze(-1)))
-        return self.last(nn.functional.gelu(x + self.attention(x, x, x, need_weights=False)[0]).flatten(1))
+        return self.last(
+            nn.functional.gelu(x + self.attention(x, x, x, need_weights=False)[0]).flatten(1)
+        )
 
 
 @pytest.mark.parametrize(
-    "module", [Residual(6, 3), Transformer(6, 3), LeNet((1, 12, 12), 3), group_norm_network(3)], ids=lambda m: type(m).__name__
+    "module",
+    [Residual(6, 3), Transformer(6, 3), LeNet((1, 12, 12), 3), group_norm_network(3)],
+    ids=lambda m: type(m).__name__,
 )
 def test_gradients_traced_have_the_bits_of_those_that_are_not(module):
     """With whole batches and padded ones, which are calls of other shapes."""
@@ -36,14 +43,23 @@ def test_gradients_traced_have_the_bits_of_those_that_are_not(module):
     with torch.no_grad():
         for call in range(TRACED_AFTER + 2):
             x = flat_parameters(module) + 0.1 * torch.randn(3, layout.size, generator=generator)
-            inputs, targets = torch.randn(3, 5, *shape, generator=generator), torch.randint(3, (3, 5), generator=generator)
+            inputs, targets = (
+                torch.randn(3, 5, *shape, generator=generator),
+                torch.randint(3, (3, 5), generator=generator),
+            )
             padded = torch.rand(3, 5, generator=generator)
-            for clients, weights in ((3, torch.full((1, 1), 0.2).expand(3, 5)), (3, padded), (2, padded[:2])):
+            for clients, weights in (
+                (3, torch.full((1, 1), 0.2).expand(3, 5)),
+                (3, padded),
+                (2, padded[:2]),
+            ):
                 batch = x[:clients], inputs[:clients], targets[:clients], weights
                 found = traced(*batch)
                 if call in (0, TRACED_AFTER - 1, TRACED_AFTER + 1):
                     assert torch.equal(found, fresh._untraced(*batch))
-    assert len(traced.traced) == 3 and not any(found == traced._untraced for found in traced.traced.values())
+    assert len(traced.traced) == 3 and not any(
+        found == traced._untraced for found in traced.traced.values()
+    )
 
 
 def test_what_cannot_be_stacked_is_looped():
@@ -52,10 +68,15 @@ def test_what_cannot_be_stacked_is_looped():
             return super().forward(x if x.sum() > 0 else 2 * x)
 
     module, layout = Branching(6, 3).double(), Layout.of(Branching(6, 3))
-    x, *batch_of = (torch.randn(3, layout.size, dtype=torch.float64), *batch("residual", 3, True)[2:])
+    x, *batch_of = (
+        torch.randn(3, layout.size, dtype=torch.float64),
+        *batch("residual", 3, True)[2:],
+    )
     expected = LoopedGradient(module, layout, True)(x, *batch_of)
     found = VmappedOrLooped(module, layout, True)
-    assert torch.equal(found(x, *batch_of), expected) and list(found.chosen.values()) == [found.looped]
+    assert torch.equal(found(x, *batch_of), expected) and list(found.chosen.values()) == [
+        found.looped
+    ]
     with pytest.raises(RuntimeError, match="data-dependent control flow"):
         VmappedGradient(module, layout, True)(x, *batch_of)
     with pytest.raises(RuntimeError, match="shape"):  # and what is wrong in itself says so
@@ -66,7 +87,9 @@ def test_want_of_memory_does_not_choose_the_kernel(monkeypatch):
     """It depends on what else runs, and so would the bits."""
 
     def full(self, *batch):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
 
     monkeypatch.setattr(VmappedGradient, "__call__", full)
     module, *whole = batch("residual", 3, True)
@@ -101,9 +124,19 @@ def test_modules_that_remember_their_calls_are_looped(kind):
     kernel, layout = VmappedOrLooped(module, Layout.of(module), True), Layout.of(module)
     for clients, examples in ((4, 5), (4, 3), (4, 5), (3, 5)):
         x = torch.randn(clients, layout.size, dtype=torch.float64)
-        inputs, targets = torch.randn(clients, examples, 6, dtype=torch.float64), torch.randint(3, (clients, examples))
-        whole = x, inputs, targets, torch.full((clients, examples), 1 / examples, dtype=torch.float64)
-        torch.testing.assert_close(kernel(*whole), LoopedGradient(module, layout, True)(*whole), rtol=1e-9, atol=1e-12)
+        inputs, targets = (
+            torch.randn(clients, examples, 6, dtype=torch.float64),
+            torch.randint(3, (clients, examples)),
+        )
+        whole = (
+            x,
+            inputs,
+            targets,
+            torch.full((clients, examples), 1 / examples, dtype=torch.float64),
+        )
+        torch.testing.assert_close(
+            kernel(*whole), LoopedGradient(module, layout, True)(*whole), rtol=1e-9, atol=1e-12
+        )
         module(inputs[0])
     assert kernel.chosen[torch.Size([3, 6])] is kernel.looped
 
@@ -115,7 +148,10 @@ def test_no_more_shapes_are_traced_than_there_is_room_for(monkeypatch):
     kernel = VmappedGradient(module, Layout.of(module), True)
     for clients in (1, 2, 3, 4):
         kernel(
-            flat_parameters(module).expand(clients, -1), torch.ones(clients, 5, 6), torch.zeros(clients, 5).long(), torch.ones(clients, 5)
+            flat_parameters(module).expand(clients, -1),
+            torch.ones(clients, 5, 6),
+            torch.zeros(clients, 5).long(),
+            torch.ones(clients, 5),
         )
     assert len(kernel.traced) == 2
 

@@ -1,4 +1,5 @@
-"""Flower's two apps. A client keeps the network and the mapped data while its process lives, the cheap way to write one."""
+"""Flower's two apps. A client keeps the network and the mapped data while its process lives, the
+cheap way to write one."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def net() -> nn.Module:
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    """One client's pass over its examples. Which client of the cohort a node is says its place among the nodes that were chosen."""
+    """One client's pass over its examples. Which client of the cohort a node is says its place
+    among the nodes that were chosen."""
     config = message.content["config"]
     round, column = int(config["server-round"]) - 1, list(config["nodes"]).index(context.node_id)
     client, model = plan().cohorts[round, column], net()
@@ -40,7 +42,10 @@ def train(message: Message, context: Context) -> Message:
         optimizer.zero_grad()
         F.cross_entropy(model(x[batch]), y[batch]).backward()
         optimizer.step()
-    content = {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": len(y)})}
+    content = {
+        "arrays": ArrayRecord(model.state_dict()),
+        "metrics": MetricRecord({"num-examples": len(y)}),
+    }
     return Message(content=RecordDict(content), reply_to=message)
 
 
@@ -63,7 +68,12 @@ def main(grid: Grid, context: Context) -> None:
         if round in (1, rounds):
             models[round] = flat_model(arrays)
 
-    strategy = PlannedFedAvg(fraction_train=cohort / clients, fraction_evaluate=0.0, min_train_nodes=cohort, min_available_nodes=clients)
+    strategy = PlannedFedAvg(
+        fraction_train=cohort / clients,
+        fraction_evaluate=0.0,
+        min_train_nodes=cohort,
+        min_available_nodes=clients,
+    )
     initial = ArrayRecord(load_flat(make_net(SETTINGS["model"]), plan().initial).state_dict())
     strategy.start(grid=grid, initial_arrays=initial, num_rounds=rounds, evaluate_fn=round_over)
     clock.write(models)

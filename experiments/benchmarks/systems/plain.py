@@ -1,4 +1,5 @@
-"""The loop that one writes without a simulator: a network, torch.optim.SGD, an average of state dictionaries. One process or several."""
+"""The loop that one writes without a simulator: a network, torch.optim.SGD, an average of state
+dictionaries. One process or several."""
 
 from __future__ import annotations
 
@@ -23,13 +24,27 @@ def train(net: nn.Module, start: State, x: Tensor, y: Tensor, order: Tensor) -> 
 
 
 def average(states: list[State], weights: list[float]) -> State:
-    return {name: sum(state[name] * weight for state, weight in zip(states, weights, strict=True)) for name in states[0]}
+    return {
+        name: sum(state[name] * weight for state, weight in zip(states, weights, strict=True))
+        for name in states[0]
+    }
 
 
-def part_of_round(net: nn.Module, plan: Plan, data: tuple[Tensor, Tensor], model: State, round: int, columns: range) -> State:
-    """The clients of some columns of the cohort, and the sum of their models weighted by one over the cohort."""
+def part_of_round(
+    net: nn.Module,
+    plan: Plan,
+    data: tuple[Tensor, Tensor],
+    model: State,
+    round: int,
+    columns: range,
+) -> State:
+    """The clients of some columns of the cohort, and the sum of their models weighted by one over
+    the cohort."""
     cohort, (x, y) = plan.cohorts[round], data
-    states = [train(net, model, x[cohort[column]], y[cohort[column]], plan.order(round, column)) for column in columns]
+    states = [
+        train(net, model, x[cohort[column]], y[cohort[column]], plan.order(round, column))
+        for column in columns
+    ]
     return average(states, [1 / len(cohort)] * len(states))
 
 
@@ -39,7 +54,16 @@ def work(plan: Plan, data: tuple[Tensor, Tensor], rank: int, jobs, results) -> N
     net = make_net(SETTINGS["model"])
     while (job := jobs.get()) is not None:
         round, model = job
-        results.put(part_of_round(net, plan, data, model, round, range(rank, len(plan.cohorts[round]), SETTINGS["processes"])))
+        results.put(
+            part_of_round(
+                net,
+                plan,
+                data,
+                model,
+                round,
+                range(rank, len(plan.cohorts[round]), SETTINGS["processes"]),
+            )
+        )
 
 
 def server(plan: Plan, net: nn.Module, clock: Clock) -> list[Tensor]:
@@ -50,7 +74,10 @@ def server(plan: Plan, net: nn.Module, clock: Clock) -> list[Tensor]:
     if processes > 1:
         context = multiprocessing.get_context("fork")
         results, queues = context.Queue(), [context.Queue() for _ in range(processes)]
-        workers = [context.Process(target=work, args=(plan, data, rank, queue, results)) for rank, queue in enumerate(queues)]
+        workers = [
+            context.Process(target=work, args=(plan, data, rank, queue, results))
+            for rank, queue in enumerate(queues)
+        ]
         for worker in workers:
             worker.start()
     for round in range(SETTINGS["rounds"]):
@@ -69,16 +96,25 @@ def server(plan: Plan, net: nn.Module, clock: Clock) -> list[Tensor]:
 
 
 def gossip(plan: Plan, net: nn.Module, clock: Clock) -> list[Tensor]:
-    """Every node trains and averages with its neighbours; the mean of all nodes' models after every round, flat."""
+    """Every node trains and averages with its neighbours; the mean of all nodes' models after every
+    round, flat."""
     (x, y), nodes = plan.tensors(), len(plan.x)
-    models = [{name: tensor.clone() for name, tensor in net.state_dict().items()} for _ in range(nodes)]
+    models = [
+        {name: tensor.clone() for name, tensor in net.state_dict().items()} for _ in range(nodes)
+    ]
     heard: list[list[tuple[int, float]]] = [[] for _ in range(nodes)]
     for receiver, sender, weight in zip(*plan.links, strict=True):
         heard[receiver].append((int(sender), float(weight)))
     means = []
     for round in range(SETTINGS["rounds"]):
-        trained = [train(net, models[node], x[node], y[node], plan.order(round, node)) for node in range(nodes)]
-        models = [average([trained[sender] for sender, _ in links], [weight for _, weight in links]) for links in heard]
+        trained = [
+            train(net, models[node], x[node], y[node], plan.order(round, node))
+            for node in range(nodes)
+        ]
+        models = [
+            average([trained[sender] for sender, _ in links], [weight for _, weight in links])
+            for links in heard
+        ]
         clock.round_done()
         if round in (0, SETTINGS["rounds"] - 1):
             means.append(flat_of(average(models, [1 / nodes] * nodes)))

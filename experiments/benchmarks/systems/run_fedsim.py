@@ -1,4 +1,5 @@
-"""fedsim with its run folder, metrics and evaluation on, as a user has it. What the clock says of a round includes all but evaluation."""
+"""fedsim with its run folder, metrics and evaluation on, as a user has it. What the clock says of a
+round includes all but evaluation."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from fedsim.engine.inprocess import InProcess  # first, as in the command line: it imports torch faster
+# first, as in the command line: it imports torch faster
+from fedsim.engine.inprocess import InProcess
 from fedsim.recording.loggers import Logger
 
 # isort: split
@@ -23,10 +25,14 @@ class Watch(Logger):
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.round, self.evaluating, self.evaluations = clock, 0, [0.0], 0
-        self.last = 0.0  # what the evaluation after the last round took, which the clock did not see
+        # What the evaluation after the last round took, which the clock did not see
+        self.last = 0.0
 
     def rows(self, rows) -> None:
-        number, found = rows[0]["round"], {row["metric"]: row["value"] for row in rows if row["scope"] == "run"}
+        number, found = (
+            rows[0]["round"],
+            {row["metric"]: row["value"] for row in rows if row["scope"] == "run"},
+        )
         if "seconds_evaluating" in found:
             self.evaluating.append(found["seconds_evaluating"] - sum(self.evaluating))
             if self.round == 0:
@@ -39,7 +45,11 @@ class Watch(Logger):
 
 
 def main() -> None:
-    workload, rounds, clock = WORKLOADS[SETTINGS["workload"]], SETTINGS["rounds"], Clock(SETTINGS["rounds"])
+    workload, rounds, clock = (
+        WORKLOADS[SETTINGS["workload"]],
+        SETTINGS["rounds"],
+        Clock(SETTINGS["rounds"]),
+    )
     if SETTINGS["engine"] == "ray":
         from fedsim.engine.ray import Ray
 
@@ -55,7 +65,11 @@ def main() -> None:
     later = watch.evaluating[2:]
     rows = result.metrics
     judged = rows[rows["scope"].isin(["server", "mean_model"]) & (rows["metric"] == "accuracy")]
-    facts = {"told": float(judged["value"].iloc[-1]), "evaluation": sum(later) / max(len(later), 1), "evaluations": len(later)}
+    facts = {
+        "told": float(judged["value"].iloc[-1]),
+        "evaluation": sum(later) / max(len(later), 1),
+        "evaluations": len(later),
+    }
     clock.write({rounds: model}, **facts, finished=time.time())
 
 

@@ -8,7 +8,12 @@ from flwr.simulation import run_simulation
 
 
 def main() -> None:
-    session = {"num_cpus": SETTINGS["processes"], "logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
+    session = {
+        "num_cpus": SETTINGS["processes"],
+        "logging_level": "ERROR",
+        "log_to_driver": False,
+        "include_dashboard": False,
+    }
     resources = {"num_cpus": SETTINGS["cpus_per_client"], "num_gpus": 0.0}
     run_simulation(
         server_app=server_app,

@@ -1,4 +1,5 @@
-"""fluke's FedAVG through its library interface, evaluation off. fluke trains one client after the other."""
+"""fluke's FedAVG through its library interface, evaluation off. fluke trains one client after the
+other."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from common import RATE, SETTINGS, Clock, Plan, flat_of, load_flat, make_net
 
 
 class Absent(types.ModuleType):
-    """Stands in for torchvision, which fluke imports for its data loaders alone, and whose build must fit that of PyTorch."""
+    """Stands in for torchvision, which fluke imports for its data loaders alone, and whose build
+    must fit that of PyTorch."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -22,7 +24,11 @@ class Absent(types.ModuleType):
 
 for part in ("", ".transforms", ".transforms.functional", ".datasets", ".models", ".models.resnet"):
     absent = Absent(f"torchvision{part}")
-    absent.__spec__, absent.__path__, absent.__version__ = importlib.machinery.ModuleSpec(absent.__name__, None), [], "0"
+    absent.__spec__, absent.__path__, absent.__version__ = (
+        importlib.machinery.ModuleSpec(absent.__name__, None),
+        [],
+        "0",
+    )
     sys.modules[absent.__name__] = absent
 
 from fluke import DDict, FlukeENV  # noqa: E402
@@ -40,7 +46,9 @@ class Now:
 
     def begin(self, clients: list) -> list:
         self.round += 1
-        self.column = {int(client): column for column, client in enumerate(self.plan.cohorts[self.round])}
+        self.column = {
+            int(client): column for column, client in enumerate(self.plan.cohorts[self.round])
+        }
         return [clients[client] for client in self.column]
 
 
@@ -58,14 +66,18 @@ class PlannedLoader(FastDataLoader):
 
 
 class Shards:
-    """In the place of fluke's data splitter: each client gets its own tensors, and nobody a test part."""
+    """In the place of fluke's data splitter: each client gets its own tensors, and nobody a test
+    part."""
 
     def __init__(self, now: Now) -> None:
         self.now = now
 
     def assign(self, clients: int, batch: int):
         x, y = self.now.plan.tensors()
-        loaders = [PlannedLoader(x[i], y[i], num_labels=10, batch_size=batch).follow(self.now, i) for i in range(clients)]
+        loaders = [
+            PlannedLoader(x[i], y[i], num_labels=10, batch_size=batch).follow(self.now, i)
+            for i in range(clients)
+        ]
         return (loaders, [None] * clients), None
 
 
@@ -85,7 +97,9 @@ def main() -> None:
         scheduler=DDict(name="StepLR", step_size=1, gamma=1.0),
     )
     net = load_flat(make_net(SETTINGS["model"]), plan.initial)
-    algorithm = FedAVG(len(plan.x), Shards(now), DDict(client=client, server=DDict(weighted=True), model=net))
+    algorithm = FedAVG(
+        len(plan.x), Shards(now), DDict(client=client, server=DDict(weighted=True), model=net)
+    )
     server, clock = algorithm.server, Clock(rounds)
     load_flat(server.model, plan.initial)
     aggregate = server.aggregate

@@ -62,15 +62,27 @@ def main() -> None:
         client, order = plan.cohorts[place], plan.order(round, column)
         return PyTorchTensorDataset([x[client][order], y[client][order]], user_id=str(client))
 
-    places = itertools.product(range(len(plan.cohorts)), range(cohort))  # who comes next, round by round
+    # Who comes next, round by round
+    places = itertools.product(range(len(plan.cohorts)), range(cohort))
     users = FederatedDataset(make_user, lambda: next(places))
-    model = PyTorchModel(net, lambda parameters, lr=RATE: torch.optim.SGD(parameters, lr), torch.optim.SGD(net.parameters(), lr=1.0))
+    model = PyTorchModel(
+        net,
+        lambda parameters, lr=RATE: torch.optim.SGD(parameters, lr),
+        torch.optim.SGD(net.parameters(), lr=1.0),
+    )
     watch = Rounds(net, rounds)
     FederatedAveraging().run(
-        NNAlgorithmParams(central_num_iterations=rounds, evaluation_frequency=10**6, train_cohort_size=cohort, val_cohort_size=0),
+        NNAlgorithmParams(
+            central_num_iterations=rounds,
+            evaluation_frequency=10**6,
+            train_cohort_size=cohort,
+            val_cohort_size=0,
+        ),
         SimulatedBackend(training_data=users, val_data=None),
         model,
-        NNTrainHyperParams(local_num_epochs=1, local_learning_rate=RATE, local_batch_size=SETTINGS["batch"]),
+        NNTrainHyperParams(
+            local_num_epochs=1, local_learning_rate=RATE, local_batch_size=SETTINGS["batch"]
+        ),
         NNEvalHyperParams(local_batch_size=None),
         callbacks=[watch],
         send_metrics_to_platform=False,
