@@ -1,5 +1,6 @@
 # make run    install into .venv and run the main job
-# make test   install and run all tests
+# make test   install and run the tests, but for the long ones
+# make test-all  install and run all tests: faults, fuzzing, presets on Ray, notebook and installing at length too
 # make lint   style and types
 # make golden measure the golden curves of the tests anew, and say what moved
 # make bench  measure the speed beside other simulators (experiments/benchmarks): PARTS="W2 W1b" REPEATS=3 for less of it, PARTS=all for more
@@ -25,12 +26,15 @@ PIP_INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_
 TORCH = torch==$(shell sed -n 's/^torch==//p' requirements.lock)
 INSTALLED = $(VENV)/.installed
 
-.PHONY: run test lint golden bench install clean
+.PHONY: run test test-all lint golden bench install clean
 
 run: install
 	$(RUN)
 
 test: install
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m "not long" $(TEST_ARGS)
+
+test-all: install
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(TEST_ARGS)
 
 lint: install

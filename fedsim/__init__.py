@@ -15,4 +15,6 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("fedsim")
+    if name not in __all__:
+        raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
     return _imported(name)

@@ -81,9 +81,8 @@ def defaults_of(target: Callable) -> dict[str, Any] | None:
             for name, field in fields
         }
     try:
-        parameters = list(
-            inspect.signature(target if maker is object else maker.__init__).parameters.values()
-        )
+        called: Any = target if maker is object else maker.__init__  # type: ignore[misc]
+        parameters = list(inspect.signature(called).parameters.values())
     except (ValueError, TypeError):
         return None
     kinds = inspect.Parameter

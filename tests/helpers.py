@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -331,6 +332,11 @@ class Ticks:
         taken part."""
         rows, stored = self.rounds.clients.rows.row, self.session.arena[f"client/{name}"]
         return np.where(rows[:, None] >= 0, stored[rows], 0)
+
+
+def mostly_long(values: Iterable, *kept: object) -> list:
+    """Parameters of a test, of which those kept are always tested, the others by `make test-all`."""
+    return [each if each in kept else pytest.param(each, marks=pytest.mark.long) for each in values]
 
 
 def dense_mixing(links: Links, heard: Heard | None = None) -> np.ndarray:

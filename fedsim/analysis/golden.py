@@ -27,7 +27,7 @@ import numpy as np
 
 from fedsim.errors import ConfigError, require
 from fedsim.recording.files import finite, nested, read_json, read_yaml, write_atomic
-from fedsim.recording.identity import telling
+from fedsim.recording.identity import differing_key, telling, value_of
 from fedsim.recording.metric_rows import read_table
 
 if TYPE_CHECKING:
@@ -262,14 +262,9 @@ def moved(golden: Golden, run: Curves) -> list[Moved]:
 
 
 def _refuse_difference(golden: Mapping[str, Any], run: Mapping[str, Any], free: set[str]) -> None:
-    for key in [*golden, *run]:
-        same = key in free or json.dumps(golden.get(key)) == json.dumps(run.get(key))
-        accepted = (
-            f"the golden run has {golden[key]!r}"
-            if key in golden
-            else "the golden run has the default"
-        )
-        require(same, key, run.get(key, "the default"), accepted)
+    kept, here = ({k: v for k, v in part.items() if k not in free} for part in (golden, run))
+    if (key := differing_key(kept, here)) is not None:
+        raise ConfigError(key, value_of(run, key), f"the golden run has {value_of(golden, key)!r}")
 
 
 def _stacked(name: str, rounds: np.ndarray, runs: Sequence[Curves]) -> np.ndarray:

@@ -19,20 +19,16 @@ USAGE = """\
 usage: fedsim COMMAND ...
 
   fedsim run [group=option] [group.setting=value] ...   one run
-  fedsim run -m algorithm=fedavg,fedau seed=0,1,2 ...   one run for each combination; given again,
-                                                        it does what is missing
-  fedsim run resume=FOLDER [engine=... progress=...]    go on from a run's last checkpoint
-  fedsim run resume=FOLDER --trust MODULE               the same of a folder that somebody sent,
-                                                        with classes of that module
+  fedsim run -m algorithm=fedavg,fedau seed=0,1,2 ...   one for each combination that is missing
+  fedsim run resume=FOLDER [engine=... progress=...]    go on from a run's last checkpoint;
+             resume=FOLDER --trust MODULE               from one that somebody sent
   fedsim list [GROUP]                                   what there is to choose from
   fedsim compare FOLDER ...                             finished runs: table and curves
   fedsim tune [key=value] ... --client-rates -2:0       step sizes, chosen on the validation split
-  fedsim check RUN --against GOLDEN                     is a run's curve what it was? --write
-                                                        GOLDEN keeps one
+  fedsim check RUN --against GOLDEN                     is a run's curve what it was?
   fedsim demo                                           five algorithms on digits, in two minutes
 
-  fedsim run --help, fedsim compare --help and so on say more; fedsim --version;
-  your own options: --config-dir FOLDER
+  COMMAND --help says more; fedsim --version; options of your own: --config-dir FOLDER
 """
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from fedsim.errors import ConfigError, require
 from fedsim.recording.files import read_json, read_yaml
-from fedsim.recording.identity import FREE, format_of, settings_key
+from fedsim.recording.identity import FREE, settings_key
 from fedsim.simulation.result import FINISHED
 
 KEY_LENGTH = 10
@@ -89,18 +89,17 @@ def job_folder(sweep: Path, values: Mapping[str, str], key: str) -> str:
 
 
 def _older_keys(sweep: Path) -> dict[str, str]:
-    """Key -> name of the runs that a version before this one has left in a sweep: their names end
+    """Key -> name of the runs in a sweep whose names a version before this one has made: they end
     with keys of another kind. Each folder is looked into once for a process."""
     for folder in sweep.glob("*/config.yaml"):
         name = folder.parent.name
         if (sweep, name) not in _LOOKED_INTO:
             _LOOKED_INTO[sweep, name] = None
-            if format_of(folder.parent) == 1:
-                with contextlib.suppress(ConfigError):
-                    recorded = read_yaml(folder)
-                    _LOOKED_INTO[sweep, name] = (
-                        job_key(recorded) if isinstance(recorded, dict) else None
-                    )
+            with contextlib.suppress(ConfigError):
+                recorded = read_yaml(folder)
+                _LOOKED_INTO[sweep, name] = (
+                    job_key(recorded) if isinstance(recorded, dict) else None
+                )
     return {
         key: name
         for (place, name), key in _LOOKED_INTO.items()

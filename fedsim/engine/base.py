@@ -35,7 +35,9 @@ class Job(Protocol):
 class Task(Protocol):
     """What stays the same for a whole run, and is sent to every worker once."""
 
-    device: str
+    @property
+    def device(self) -> str:
+        """ "cpu", "cuda", "cuda:1"."""
 
     def arrays(self) -> dict[str, ArraySpec]:
         """The arrays of the run, by name."""
@@ -46,10 +48,10 @@ class Worker(Protocol):
 
     arena: Arena
 
-    def run(self, job: Job) -> Any:
+    def run(self, job: Any) -> Any:
         """The result of a job; what it writes is in the arena afterwards."""
 
-    def announce(self, jobs: Sequence[Job]) -> None:
+    def announce(self, jobs: Sequence[Any]) -> None:
         """These jobs will be run next: saves time, and changes nothing else."""
 
 

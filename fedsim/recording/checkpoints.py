@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -161,6 +161,7 @@ class Checkpoints:
                 _say(f"{shown(found[place])} is not used: {error}")
                 continue
             self.safe, self.last = found[: place + 1], saved.round
+            self._sign_anew(found[: place + 1])
             return saved
         if found:
             raise ConfigError(
@@ -178,6 +179,15 @@ class Checkpoints:
             if isinstance(recorded, dict) and settings_key(recorded) == self.key:
                 return first_key(recorded)
         return None
+
+    def _sign_anew(self, paths: Sequence[Path]) -> None:
+        """Give checkpoints of format 1 the present key, before the settings that their own was made
+        of are recorded anew. Where the disk refuses, they stay as they are."""
+        for path in paths:
+            with contextlib.suppress(BadCheckpoint, OSError):
+                arrays, facts = load(path)
+                if facts.settings != self.key and facts.settings == self._first_key():
+                    save(path, arrays, replace(facts, settings=self.key))
 
     def _read(self, path: Path, rows: Path) -> Saved:
         arrays, facts = load(path)

@@ -79,9 +79,12 @@ def telling(config: Mapping[str, Any]) -> dict[str, Any]:
         if key not in FREE:
             if key == "metrics":
                 part = list(part.values()) if isinstance(part, Mapping) else part or []
+                part = sorted(map(_differing, part), key=_text)  # in any order they are the same
                 part = {str(number): each for number, each in enumerate(part)}
-            part = _differing(part)
-            if part not in (DEFAULTS.get(key), {"_target_": DEFAULTS.get(key)}, {}, [], None):
+            part, usual = _differing(part), DEFAULTS.get(key)
+            if isinstance(part, Mapping) and part.get("_target_") == usual:
+                part = {name: value for name, value in part.items() if name != "_target_"}
+            if part not in (usual, {}, [], None):
                 found[key] = part
     return {key: part for key, part in flat(found).items() if key not in FREE}
 
@@ -120,12 +123,30 @@ def refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
     if not isinstance(recorded, dict):
         raise ConfigError("resume", str(folder / "config.yaml"), "a mapping of settings")
     old, new = telling(recorded), telling(config)
-    whole, given = (flat(with_present_names(plain(part))) for part in (recorded, config))
-    for key in [*new, *old]:
-        if json.dumps(old.get(key)) != json.dumps(new.get(key)):
-            there = f"has {whole[key]!r}" if key in whole else "has the default"
-            reason = f"the run in {shown(folder)} {there}; accepted is the same, or another folder"
-            raise ConfigError(key, given.get(key, "the default"), reason)
+    if (key := differing_key(new, old)) is not None:
+        has = f"the run in {shown(folder)} has {value_of(old, key)!r}"
+        raise ConfigError(
+            key, value_of(new, key), f"{has}; accepted is the same, or another folder"
+        )
+
+
+def value_of(settings: Mapping[str, Any], key: str) -> Any:
+    """The value of a setting in what `telling` gave, its default where that left it out; None where
+    none is known."""
+    group, _, name = key.partition(".")
+    if key in settings or not name:
+        return settings.get(key, DEFAULTS.get(key))
+    target = settings.get(f"{group}._target_", DEFAULTS.get(group))
+    return target if name == "_target_" else _defaults(str(target)).get(name)
+
+
+def differing_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """The first setting in which two runs differ, of what `telling` gave; None: they are the same.
+    A setting that is null is another than one that has its default and so is not there."""
+    for key in [*one, *other]:
+        if key not in one or key not in other or _text(one[key]) != _text(other[key]):
+            return key
+    return None
 
 
 def _differing(node: Any) -> Any:
@@ -136,7 +157,11 @@ def _differing(node: Any) -> Any:
         return _whole(node)
     known = _defaults(node["_target_"]) if isinstance(node.get("_target_"), str) else {}
     whole = {key: _differing(part) for key, part in node.items()}
-    return {key: part for key, part in whole.items() if key not in known or known[key] != part}
+    return {
+        key: part
+        for key, part in whole.items()
+        if key not in known or _text(known[key]) != _text(part)
+    }
 
 
 @functools.cache
@@ -153,11 +178,18 @@ def _defaults(path: str) -> dict[str, Any]:
 @functools.cache
 def _exported(package: str) -> frozenset[str]:
     """What a package of fedsim's names for users."""
-    if not package.isidentifier() or package.startswith("_"):
-        return frozenset()
-    if not (Path(__file__).parents[1] / package / "__init__.py").is_file():
+    if package not in _packages():
         return frozenset()
     return frozenset(getattr(importlib.import_module(f"fedsim.{package}"), "__all__", ()))
+
+
+@functools.cache
+def _packages() -> frozenset[str]:
+    return frozenset(path.parent.name for path in Path(__file__).parents[1].glob("*/__init__.py"))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _whole(value: Any) -> Any:

@@ -77,6 +77,7 @@ class Rounds:
         tick, trained = self.screening.screen(present, trained, self.clients)
         if weighed is None:
             weighed = self.weighing.weigh(tick, rate, trained.norms)
+        # Over a graph workers mix and step a block at once: by jobs that `mix` makes, `step` runs
         mixed = self.mixing.mix(weighed, trained.groups)
         self.mixing.step(weighed, mixed)
         self.clients.commit(tick.keepers, trained.state_rows)

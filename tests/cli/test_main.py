@@ -348,7 +348,7 @@ def test_check_tells_a_run_that_moved_from_one_that_did_not(tmp_path, capsys):
     assert main(["check", folders["slower"], "--against", golden]) == 2
     assert capsys.readouterr().err == "local.rate=0.1001: the golden run has 0.1\n"
     text = Path(golden).read_text()
-    Path(golden).write_text(text.replace('"local.rate": 0.1', '"local.rate": 0.1001'))
+    Path(golden).write_text(text.replace('"settings": {', '"settings": {"local.rate": 0.1001,'))
     assert main(["check", folders["slower"], "--against", golden]) == 1
     assert "run/update_norm" in capsys.readouterr().out
     for wrong in (

@@ -45,12 +45,13 @@ def expected(script, tmp_path_factory) -> dict:
     ("launcher", "how", "code", "said"),
     [
         ("basic", signal.SIGTERM, 143, "the same command goes on with what is missing"),
-        ("joblib", signal.SIGKILL, -9, ""),
-        (
+        pytest.param("joblib", signal.SIGKILL, -9, "", marks=pytest.mark.long),
+        pytest.param(
             "joblib",
             signal.SIGINT,
             130,
             "interrupted; the same command goes on with what is missing",
+            marks=pytest.mark.long,
         ),
     ],
 )

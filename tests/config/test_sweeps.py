@@ -406,6 +406,7 @@ def test_the_joblib_launcher_gives_the_same_models_as_one_process(here, capfd):
     assert {name: os.environ.get(name) for name in THREADS} == before
 
 
+@pytest.mark.long
 def test_jobs_one_after_the_other_may_run_on_ray(here, ray_session):
     assert sweep("seed=0,1", "sweep=here") == 0
     assert sweep("seed=0", "sweep=ray", "engine=ray") == 0

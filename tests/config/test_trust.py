@@ -18,6 +18,7 @@ from fedsim.config.trust import check_targets, own_class, take_trusted
 from fedsim.errors import ConfigError
 from fedsim.recording.signature import is_signed, key_folder, own_key, signature_of
 from tests.cli.test_resume import TINY, fail_in_round
+from tests.helpers import mostly_long
 from tests.paths import REPOSITORY
 
 NET = """
@@ -444,11 +445,13 @@ def test_data_are_not_downloaded_from_where_a_sent_folder_says(here, capfd):
     given = recorded_settings(
         here / "sent", ["data.url=['http://evil.invalid']", f"data.root={here}"]
     )
-    assert given.config["data"] == {**data, "root": str(here)}
+    expected = {**data, "_target_": "fedsim.data.MNIST", "root": str(here)}
+    assert given.config["data"] == expected
     capfd.readouterr()
     (here / "sent" / "config.yaml").write_text(
         yaml.safe_dump({**config, "data": {**data, "url": []}})
     )
+    data["_target_"] = "fedsim.data.MNIST"
     assert recorded_settings(here / "sent").config["data"] == {
         "_target_": data["_target_"],
         "url": [],
@@ -512,7 +515,7 @@ def trap(folder: Path, marker: Path) -> None:
     (folder / "hydra_plugins" / "plugin" / "__init__.py").write_text(code)
 
 
-@pytest.mark.parametrize("module", [False, True], ids=["command", "module"])
+@pytest.mark.parametrize("module", mostly_long([False, True], False))
 def test_nothing_beside_a_sent_config_is_imported(here, module, tmp_path):
     trap(here / "sent", marker := tmp_path / "marker")
     done = fedsim(here / "sent", "run", "resume=.", "progress=false", module=module)
@@ -551,7 +554,7 @@ def test_workers_of_a_cluster_do_not_start_within_a_run_folder(folder, here, cap
     )
 
 
-@pytest.mark.parametrize("module", [False, True], ids=["command", "module"])
+@pytest.mark.parametrize("module", mostly_long([False, True], False))
 def test_what_lies_in_the_current_folder_stands_for_no_library_of_rays_workers(
     here, tmp_path, module
 ):

@@ -23,7 +23,7 @@ from fedsim.errors import ConfigError
 from fedsim.network.graph_files import read_graph
 from fedsim.participation.tables import read_table as read_user_table
 from fedsim.reading import VARIABLE, bound_of, raised, read_file, read_unpacked
-from fedsim.recording import files, read_table, rows
+from fedsim.recording import files, metric_rows as rows, read_table
 from fedsim.recording.checkpoint_file import BadCheckpoint, Facts, load, save
 from fedsim.recording.files import read_json as read_run_json, read_yaml
 from fedsim.recording.metric_rows import COLUMNS, Rows

@@ -18,7 +18,7 @@ from fedsim.evaluation import ClientSpread
 from fedsim.models import LeNet, ResNet18
 from fedsim.participation import Full
 from fedsim.training import LocalTraining
-from tests.helpers import blobs_simulation
+from tests.helpers import blobs_simulation, mostly_long
 from tests.paths import CONF
 from tests.pretended_gpu import pretended_gpu
 
@@ -44,7 +44,9 @@ def on_gpu(simulation: fedsim.Simulation) -> np.ndarray:
 
 
 @pytest.mark.parametrize("execution", ["looped", "stacked"])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", mostly_long(PRESETS, "fedau", "fedspeed", "krum", "vc_gossip", "srrw")
+)
 def test_every_algorithm_gives_what_it_gives_on_a_cpu(preset, execution):
     settings = [*SMALL, f"algorithm={preset}", f"local.execution={execution}"]
     expected = build(compose(settings), None, False).run().models

@@ -24,6 +24,7 @@ from tests.engine.faulty import (
     faulty_simulation,
     state_of,
 )
+from tests.helpers import mostly_long
 from tests.paths import REPOSITORY
 
 pytestmark = [pytest.mark.xdist_group("ray")]
@@ -37,8 +38,13 @@ def hashes(result) -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     ("phases", "graph", "shared_memory"),
-    [(PHASES, True, True), (SERVER_PHASES, False, True), ((TRAINING, EXCHANGE), True, False)],
-    ids=["graph", "server", "graph, messages"],
+    [
+        pytest.param(PHASES, True, True, id="graph"),
+        pytest.param(SERVER_PHASES, False, True, id="server", marks=pytest.mark.long),
+        pytest.param(
+            (TRAINING, EXCHANGE), True, False, id="graph, messages", marks=pytest.mark.long
+        ),
+    ],
 )
 def test_workers_killed_in_every_phase_change_nothing(
     ray_session, tmp_path, capfd, phases, graph, shared_memory
@@ -58,7 +64,7 @@ def test_workers_killed_in_every_phase_change_nothing(
         assert "at its start" in lost[0]
 
 
-@pytest.mark.parametrize("how", ["hang", "stop", "exit"])
+@pytest.mark.parametrize("how", mostly_long(["hang", "stop", "exit"], "hang"))
 def test_a_worker_that_hangs_or_leaves_is_replaced(ray_session, tmp_path, capfd, how):
     """Stopped processes do not answer anybody; time limits are far above what a job takes, so that
     slow machines do not matter."""
@@ -72,6 +78,7 @@ def test_a_worker_that_hangs_or_leaves_is_replaced(ray_session, tmp_path, capfd,
         assert not any(state_of(pid) == "T" for pid in fault.workers())
 
 
+@pytest.mark.long
 def test_a_slow_worker_is_not_taken_for_lost(ray_session, tmp_path, capfd):
     """Five jobs of two seconds each in one call take longer than the limit, but the worker counts
     on."""
@@ -169,6 +176,7 @@ def test_workers_that_ray_kills_for_want_of_memory_get_advice():
     assert advice in ran.stdout and advice in ran.stderr
 
 
+@pytest.mark.long
 def test_a_node_that_dies_changes_nothing():
     """The short form of the script: two nodes of one CPU each, so the worker of the dead one is not
     replaced."""

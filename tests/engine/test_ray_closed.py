@@ -180,8 +180,15 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(
     ("sessions", "own"),
-    [(2, {}), (1, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "the user's own"})],
-    ids=["none", "token"],
+    [
+        pytest.param(2, {}, id="none"),
+        pytest.param(
+            1,
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "the user's own"},
+            id="token",
+            marks=pytest.mark.long,
+        ),
+    ],
 )
 def test_sessions_one_after_another_have_a_token_each_and_leave_the_users_alone(
     tmp_path, temporary, sessions, own
@@ -297,6 +304,7 @@ def test_a_session_listens_on_localhost_only_sends_nothing_home_and_goes_with_it
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.long
 def test_two_runs_at_once_do_not_disturb_each_other():
     runs = [start() for _ in range(2)]
     said = [run.communicate(timeout=240)[0].split() for run in runs]

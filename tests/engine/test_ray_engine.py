@@ -111,6 +111,7 @@ class Residual(nn.Linear):
         return super().forward(x + torch.tanh(self.inner(x)))
 
 
+@pytest.mark.long
 def test_stacked_gradients_have_the_same_bits_wherever_they_are_traced(ray_session):
     engines = {}, {"engine": Ray(workers=1)}, {"engine": Ray(workers=2)}
     assert 12 * 8 > 2 * TRACED_AFTER > 12 * 2
@@ -234,6 +235,7 @@ def test_a_cluster_that_does_not_answer_is_refused_soon(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_another_process_joins_a_session_by_any_of_its_addresses(ray_session, tmp_path):
     import ray
 

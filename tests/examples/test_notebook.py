@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 from tests.paths import REPOSITORY
@@ -12,6 +13,7 @@ from tests.paths import REPOSITORY
 NOTEBOOK = REPOSITORY / "notebooks" / "compare_aggregators.ipynb"
 
 
+@pytest.mark.long
 def test_the_notebook_runs_and_shows_a_table_and_curves(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell in notebook.cells:  # the same sweep, shorter

@@ -72,11 +72,13 @@ def agree(
     [
         (LogisticRegression((784,), 10), (784,), 10),
         (dense(784, 64, 10), (784,), 10),
-        (dense(30, 6, 14, 2), (30,), 2),
-        (dense(10, 22, 10), (10,), 10),
+        pytest.param(*(dense(30, 6, 14, 2), (30,), 2), marks=pytest.mark.long),
+        pytest.param(*(dense(10, 22, 10), (10,), 10), marks=pytest.mark.long),
         (LeNet((1, 28, 28), 10), (1, 28, 28), 10),
-        pytest.param(McMahanCNN((1, 28, 28), 10), (1, 28, 28), 10, marks=compiled),
-        pytest.param(CNN((3, 32, 32), 10), (3, 32, 32), 10, marks=compiled),
+        pytest.param(
+            McMahanCNN((1, 28, 28), 10), (1, 28, 28), 10, marks=[compiled, pytest.mark.long]
+        ),
+        pytest.param(CNN((3, 32, 32), 10), (3, 32, 32), 10, marks=[compiled, pytest.mark.long]),
     ],
     ids=["logistic", "mlp", "deeper", "odd rows", "lenet", "mcmahan", "cnn"],
 )

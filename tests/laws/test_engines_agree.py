@@ -9,9 +9,11 @@ from fedsim.engine.ray import Ray
 from fedsim.network.topology import BarabasiAlbert
 from fedsim.protocols import Gossip
 from fedsim.training.settings import LocalTraining
-from tests.helpers import Cohorts, Heavy, algorithms, blobs_simulation, mlp
+from tests.helpers import Cohorts, Heavy, algorithms, blobs_simulation, mlp, mostly_long
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("ray_session")]
+# One of each way through a round; `make test-all` has all
+REPRESENTATIVE = ("fedau", "fedspeed", "scaffold", "median", "gossip", "dsgt")
 # Groups of two clients and of one
 COHORTS = Cohorts([0, 1, 2, 4, 5, 7], [], [1, 2, 3, 6, 7], [0, 4, 5, 6])
 
@@ -34,7 +36,7 @@ def assert_same(parts, engines):
         assert measured[0].equals(measured[1]), engine
 
 
-@pytest.mark.parametrize("name", algorithms())
+@pytest.mark.parametrize("name", mostly_long(algorithms(), *REPRESENTATIVE))
 def test_every_algorithm(name):
     """One worker, too, for one variant of each kind: they differ in numbers the driver makes
     alone."""

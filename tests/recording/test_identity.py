@@ -12,10 +12,13 @@ import pytest
 import yaml
 
 import fedsim
+from fedsim.algorithms import Krum
 from fedsim.cli.main import main
 from fedsim.config.building import Settings, build
 from fedsim.config.composition import compose
+from fedsim.config.sweeps import _LOOKED_INTO
 from fedsim.data import Digits, Dirichlet
+from fedsim.errors import ConfigError
 from fedsim.models import MLP
 from fedsim.recording.files import read_json, read_yaml
 from fedsim.recording.identity import (
@@ -133,6 +136,70 @@ def test_every_name_that_an_old_option_had_leads_to_a_class():
     for name in names:
         package, _, cls = name.rpartition(".")
         assert package.count(".") == 1 and hasattr(__import__(package, fromlist=[cls]), cls), name
+
+
+def test_an_old_run_that_is_killed_after_it_was_resumed_goes_on_once_more(here, monkeypatch):
+    """Its settings are recorded under present names by then: so are its checkpoints."""
+    folder = here / "old" / "interrupted_server"
+    with monkeypatch.context() as patch:
+
+        def killed(*_: object) -> None:
+            raise SystemExit(9)  # neither a failure nor a signal: nothing is written after it
+
+        patch.setattr("fedsim.rounds.round.Rounds.run", killed)
+        patch.setattr("fedsim.recording.recorder.Recorder.fail", lambda self, error: None)
+        assert main(["run", "resume=old/interrupted_server"]) == 9
+    assert read_json(folder / "status.json")["format"] == FORMAT
+    assert main(["run", "resume=old/interrupted_server"]) == 0
+    found = read_json(folder / "summary.json")
+    assert found["model_sha256"][:16] == HASHES["interrupted_server"][0]
+
+
+def test_a_run_of_an_old_sweep_that_this_version_has_ended_is_not_repeated(here, capsys):
+    sweep = here / "multirun" / "old"
+    shutil.move(here / "old" / "sweep", sweep)
+    (begun,) = sweep.glob("*gossip,seed=1*")
+    (begun / "status.json").write_text('{"status": "interrupted"}')
+    command = ["run", "-m", "sweep=old", "algorithm=fedavg,gossip", "seed=0,1", *SWEEP]
+    assert main(command) == 0
+    monitored = {path: path.stat().st_mtime_ns for path in sweep.glob("*/status.json")}
+    assert len(monitored) == 4 and read_json(begun / "status.json")["format"] == FORMAT
+    capsys.readouterr()
+    monkey = dict(_LOOKED_INTO)
+    _LOOKED_INTO.clear()  # as in another process
+    assert main(command) == 0 and monkey
+    assert capsys.readouterr().out.count("done before") == 4
+    assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/status.json")} == monitored
+
+
+@pytest.mark.parametrize("given", [(None, 1), (1, None)])
+def test_null_is_another_setting_than_the_default(tmp_path, given):
+    """Krum's `selected` is 1 by default, and null chooses another way."""
+    first, second = (
+        fedsim.Simulation(
+            data=Digits(),
+            partition=Dirichlet(clients=6),
+            model=functools.partial(MLP, hidden=[4]),
+            aggregator=Krum(attackers=1, selected=selected),
+            rounds=1,
+            folder=tmp_path,
+            progress=False,
+        )
+        for selected in given
+    )
+    first.run()
+    with pytest.raises(ConfigError, match=r"^aggregator\.selected="):
+        second.run(resume=True)
+
+
+def test_a_name_that_no_file_can_have_is_no_package():
+    assert canonical_name(name := f"fedsim.{'x' * 5000}.Ring") == name
+
+
+def test_the_order_of_metrics_does_not_tell_and_a_missing_one_is_named(tmp_path):
+    first = ["metrics=[objective,client_spread]", "rounds=1", "partition.clients=12"]
+    assert key(*first) == key("metrics=[client_spread,objective]", *first[1:])
+    assert key(*first) != key("metrics=[objective]", *first[1:])
 
 
 def test_users_yaml_with_old_names_works():

@@ -27,7 +27,7 @@ from fedsim.participation import Uniform
 from fedsim.simulation.batched_seeds import run_together
 from fedsim.simulation.interruption import Interrupted
 from fedsim.simulation.simulation import Simulation
-from tests.helpers import blobs_simulation
+from tests.helpers import blobs_simulation, mostly_long
 
 SHORT = [
     "rounds=6",
@@ -80,7 +80,7 @@ def calls(monkeypatch) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_long(CASES, *list(CASES)[::3]))
 def test_each_run_gives_the_same_bytes_as_alone(case, calls):
     alone = [simulation.run().summary for simulation in built(case)]
     assert not calls
@@ -304,6 +304,7 @@ def test_what_is_refused_leaves_nothing(here, capsys, wrong):
     assert not list(here.iterdir())
 
 
+@pytest.mark.long
 def test_an_interrupted_command_goes_on_to_the_same_bytes(here):
     arguments = [*SHORT, "rounds=400", "seeds=0..2", "hydra.run.dir=out"]
     command = [sys.executable, "-m", "fedsim", "run", *arguments]
