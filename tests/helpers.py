@@ -335,7 +335,7 @@ class Ticks:
 
 
 def mostly_long(values: Iterable, *kept: object) -> list:
-    """Parameters of a test, of which those kept are always tested, the others by `make test-all`."""
+    """Parameters of a test; those not kept are tested by `make test-all` alone."""
     return [each if each in kept else pytest.param(each, marks=pytest.mark.long) for each in values]
 
 

@@ -2,15 +2,13 @@
 
     cohort          clients a round, of 1,000 with 50 examples each; MLP of 50,890 parameters
     population      registered clients at a cohort of 100, up to 1,000,000
-    workers
-        in process, on 1 and 2 Ray workers, and on a cluster of two nodes with one worker each (both
-        on this machine), whose
-                    second worker is sent its vectors in calls as between machines
+    workers         in process, on 1 and 2 Ray workers, and on a cluster of two nodes with one
+                    worker each (both on this machine), whose second worker is sent its vectors
+                    in calls as between machines
     parameters      of an MLP with one hidden layer, 20 clients a round
     graph           nodes of a 4-regular graph; degree: of a graph of 200 nodes
-    memory
-        of a registered client, of one in the cohort (at a server, and as a node of a graph), and of
-        one that keeps state
+    memory          of a registered client, of one in the cohort (at a server, and as a node of a
+                    graph), and of one that keeps state
 
 Every point is a process of its own. Lines are fitted by least squares; the exponent is that of a
 power law between the last two points.

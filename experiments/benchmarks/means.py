@@ -75,8 +75,8 @@ MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
         InProcess,
         lambda: patch.object(Layout, "views", _contiguous),
     ),
-    "gradients written out, not by autograd": (
-        ("W1b", "W1"),
+    "gradients in closed form, not by autograd": (
+        ("W2lr", "W2", "W1b", "W1"),
         InProcess,
         lambda: patch.object(execution, "FASTER", []),
     ),

@@ -5,9 +5,8 @@ in which round, and in which order.
 
 Into `.work/WORKLOAD/`: data.npz, what fedsim reads; x.npy, y.npy, the same training examples by
 client [N, n, ...] for the others, who map them; test.npz; plan.npz with
-    initial
-        float32 [P], the model before the first round, parameter after parameter in torch's own
-        order
+    initial     float32 [P], the model before the first round, parameter after parameter in
+                torch's own order
     cohorts     int32 [R, S], clients of each round
     orders      int16 [R, S, n], positions in a client's shard, in the order in which they are used
     mean, std   what inputs are standardised with: (x / 255 - mean) / std

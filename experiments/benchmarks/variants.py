@@ -1,22 +1,19 @@
 """What algorithms, shard sizes, executions and mixing cost beside each other: python variants.py
 [--only PART ...]
 
-    rules
-        FedProx and FedSpeed against FedAvg on W2, W1b and W1 (there with cohorts of 4), in process
-    ragged
-        shards of log-normal sizes (sigma 1) against equal ones on W2, seconds per local step, in
-        process and on 2 Ray workers
+    rules       FedProx and FedSpeed against FedAvg on W2, W1b and W1 (there with cohorts of 4), in
+                process
+    ragged      shards of log-normal sizes (sigma 1) against equal ones on W2, seconds per local
+                step, in process and on 2 Ray workers
     execution   one client at a time against several in one batched call, W2, in process
-    mixing
-        10,000 nodes of degree 8 with 50,890 parameters against moving 2 x 4 bytes of each parameter
-        once (needs 9 GB; --nodes)
+    mixing      10,000 nodes of degree 8 with 50,890 parameters against moving 2 x 4 bytes of each
+                parameter once (needs 9 GB; --nodes)
     means       each means of being fast: with it and without, on the workloads that it is meant for
     evaluations the same of evaluations
     overlap     what planning and evaluating beside training could bring at most, on 2 Ray workers
     sweep       8 short runs one after the other against two at a time, in process
-    seeds
-        ten runs that differ in the seed: one after the other, trained together, and both in two
-        processes
+    seeds       ten runs that differ in the seed: one after the other, trained together, and both in
+                two processes
 
 Everything that is compared runs in turn, repeat by repeat, in this process (sweeps: in processes of
 their own).
@@ -32,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,10 +193,13 @@ def execution(repeats: int, rounds: dict[str, int]) -> list[dict]:
     ]
 
 
-def means(repeats: int, rounds: dict[str, int]) -> list[dict]:
+def means(repeats: int, rounds: dict[str, int], words: Sequence[str] = ()) -> list[dict]:
+    """words: of the means, if not all are measured."""
     ragged_data()
     lines = []
     for what, (names, engine, without) in MEANS.items():
+        if words and not any(word in what for word in words):
+            continue
         for name in names:
             workload = WORKLOADS.get(name, WORKLOADS["W2"])
             workload = replace(workload, cohort=4) if name == "W1" else workload
@@ -467,6 +467,7 @@ def main() -> None:
         "seeds",
     )
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--words", nargs="+", default=(), help="of the means that are measured")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--rounds", type=int, help="of each variant, 2 or more; fewer than usual to try it out"
@@ -482,7 +483,7 @@ def main() -> None:
         "rules": lambda: rules(options.repeats, rounds),
         "ragged": lambda: ragged(options.repeats, rounds),
         "execution": lambda: execution(options.repeats, rounds),
-        "means": lambda: means(options.repeats, rounds),
+        "means": lambda: means(options.repeats, rounds, options.words),
         "evaluations": lambda: evaluations(options.repeats, rounds),
         "overlap": lambda: overlap(options.repeats, max(options.rounds or 101, FIRST + 11)),
         "mixing": lambda: mixing(options.repeats, options.nodes),

@@ -9,9 +9,7 @@ participation probabilities.
     weighting=size         x + eta * sum_S n_i D_i / sum_S n      (McMahan et al.)
     weighting=uniform      x + eta * sum_S D_i / |S|              ("average_participating")
     weighting=all          x + eta * sum_S D_i / N                ("average_all")
-    weighting=known_prob
-        x + eta * sum_S D_i / (p_i N)          ("known_prob": p_i are the pattern's true
-        probabilities)
+    weighting=known_prob   x + eta * sum_S D_i / (p_i N)          ("known_prob": p_i true)
 
 An empty round leaves the model as it is. Over a graph (our extension) 1/|S| and 1/N become the
 mixing weights with and without the weight of absent neighbours given to the receiver itself, `size`

@@ -7,9 +7,8 @@ Symbols: x [P] what a node holds, w its weight [1], 1 at first; z = x / w the mo
 x and w over those it sends to and itself (mixing=push: columns of A sum to 1), and sums what
 arrives:
 
-    z = x / w;
-        K local steps from z, along gradients at z;   x <- sum_j A_ij (x_j + z_j^K - z_j);   w <-
-        sum_j A_ij w_j
+    z = x / w;   K local steps from z, along gradients at z
+    x <- sum_j A_ij (x_j + z_j^K - z_j);   w <- sum_j A_ij w_j
 
 The sums of x and of w over all nodes change by training alone, so that z goes to the true mean of
 the nodes, whatever the graph; where all columns and rows sum to 1, as on a regular graph with

@@ -5,9 +5,8 @@ Source: Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Stat
 2018 (arXiv 1803.01498).
 
     median         x <- x + eta * median of D_i over S
-    trimmed mean
-        x <- x + eta * mean of what is left of D_i over S when the k = floor(share |S|) least and
-        greatest are cut off
+    trimmed mean   x <- x + eta * mean of what is left of D_i over S when the
+                   k = floor(share |S|) least and greatest are cut off
 
 Symbols: D_i updates of the senders heard [|S|, P]; medians and orders are taken for each
 coordinate. With an even number the median is the mean of the two in the middle.

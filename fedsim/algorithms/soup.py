@@ -7,9 +7,9 @@ the plain mean, average_participating.
 Symbols: x the server's model, D_i updates [P] of the H clients heard.
 
     candidates x + D_i sorted by validation accuracy;  soup = {best}
-    for each next one:  it joins if the mean of soup and candidate has an accuracy at least as high
-        (strict=false: the paper's text)
-                        or higher (strict=true: the authors' code) than the soup's
+    for each next one:  it joins if the mean of soup and candidate has an accuracy at least as
+                        high (strict=false: the paper's text) or higher (strict=true: the
+                        authors' code) than the soup's
     x <- x + mean of D_i over the soup
 
 Departures: ties in the ranking go to the lower loss, then to the order of the cohort. Needs

@@ -7,9 +7,8 @@ Symbols: D_i updates [P]; n clients in the cohort, of which m attack; mu and s m
 deviation of the honest updates, coordinate by coordinate.
 
     inner product       -scale * mu
-    little is enough
-        mu - z s,  z the largest with  Phi(z) < (n - m - k) / (n - m),  k = floor(n / 2 + 1) - m, at
-        least 1
+    little is enough    mu - z s,  z the largest with  Phi(z) < (n - m - k) / (n - m),
+                        k = floor(n / 2 + 1) - m, at least 1
 
 Departures: both know the honest updates themselves, where Baruch et al. estimate them from the
 attackers' own clean ones; over a graph they know those of the whole cohort. A round without honest

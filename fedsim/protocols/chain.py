@@ -10,10 +10,9 @@ mu = 1/N: P_ij = 1 / max(d_i, d_j) for neighbours; x weighted visit frequencies 
 [N]; alpha repellence; gamma_n = (n + 1)^-a.
 
     repellent        K_ij[x]  proportional to  P_ij (x_j / mu_j)^-alpha, j over i and its neighbours
-    history_driven
-        K_ij[x] = min(1, pi_j d_i / (pi_i d_j)) / d_i, pi_i = mu_i (x_i / mu_i)^-alpha: the same
-        Metropolis-Hastings walk with
-                     another target, for which a node asks one neighbour a step in place of all
+    history_driven   K_ij[x] = min(1, pi_j d_i / (pi_i d_j)) / d_i, pi_i = mu_i (x_i / mu_i)^-alpha:
+                     the same Metropolis-Hastings walk with another target, for which a node asks
+                     one neighbour a step in place of all
     x <- x + gamma_n (e_J - x) after the nth move, to J; x starts at mu
 
 With alpha = 0, or x = mu, both are P. For gamma_n = 1 / (n + 1) x is the plain mean of the visits

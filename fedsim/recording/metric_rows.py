@@ -3,8 +3,7 @@ memory, as JSON lines and as Parquet.
 
     scopes   server | nodes (aggregates over nodes) | mean_model | node | client | run
     metrics  loss, accuracy, objective, consensus_distance, participants, bytes_up, bytes_down,
-        seconds, rounds_to_target
-             (scope nodes: accuracy_mean, accuracy_min, accuracy_std, ...)
+             seconds, rounds_to_target (scope nodes: accuracy_mean, accuracy_min, ...)
 
 bytes_up, bytes_down and seconds are totals since the run began.
 """

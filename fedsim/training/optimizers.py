@@ -132,8 +132,8 @@ class AdaHessian(Optimizer):
     """AdaHessian (Yao et al. 2021): Adam with an estimate D of the Hessian's diagonal in the place
     of the gradient in the second moment.
 
-        m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) D^2;  x <- x - rate (m^ / (sqrt(v^)^k +
-            epsilon) + w x)
+        m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) D^2
+        x <- x - rate (m^ / (sqrt(v^)^k + epsilon) + w x)
 
     m^, v^: with Adam's bias corrections; power: k; weight_decay: w. As in torch's Adam, each client
     counts its own steps.

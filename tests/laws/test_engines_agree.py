@@ -13,7 +13,7 @@ from tests.helpers import Cohorts, Heavy, algorithms, blobs_simulation, mlp, mos
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("ray_session")]
 # One of each way through a round; `make test-all` has all
-REPRESENTATIVE = ("fedau", "fedspeed", "scaffold", "median", "gossip", "dsgt")
+REPRESENTATIVE = ("fedau", "fedspeed", "scaffold", "gossip_corrected", "dpsgd", "fedau_gossip")
 # Groups of two clients and of one
 COHORTS = Cohorts([0, 1, 2, 4, 5, 7], [], [1, 2, 3, 6, 7], [0, 4, 5, 6])
 
