@@ -30,7 +30,7 @@ import hypothesis
 from hypothesis.strategies import SearchStrategy
 
 from fedsim.errors import ConfigError
-from fedsim.recording.signature import own_key
+from fedsim.recording.signature import key_folder
 
 SECONDS = 120  # a case that takes longer hangs; the slowest take well under one
 MEMORY = 3 << 29  # bytes that a case may ask for
@@ -138,7 +138,7 @@ class _Guard:
     def _check(self, event: str, path: Any, arguments: tuple) -> None:
         if isinstance(path, str | bytes | os.PathLike):
             where = os.path.abspath(os.fsdecode(path))
-            if not (where + "/").startswith((str(self.folder) + "/", *self._SHARED)):
+            if not (where + "/").startswith((f"{self.folder}/", f"{key_folder()}/", *self._SHARED)):
                 self._refuse(event, arguments)
 
     def _refuse(self, event: str, arguments: tuple) -> None:
@@ -156,8 +156,6 @@ def _guarded(folder: Path) -> Iterator[None]:
     def alarm(*_: object) -> None:
         raise _Hang
 
-    with contextlib.suppress(OSError):
-        own_key(make=True)  # made once for a user, and not in the case's folder
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     here, bytecode, handler = (
         os.getcwd(),
