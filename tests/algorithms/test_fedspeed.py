@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from fedsim.algorithms import FedAvg, FedSpeed
-from fedsim.kernels.closed_form import ClosedFormGradient
 from fedsim.models import build_model
 from fedsim.parameters import Layout, flat_parameters
 from fedsim.participation import Bernoulli
 from fedsim.training.batches import draw_batches
-from fedsim.training.gradients import GradientKernel
+from fedsim.training.gradients import GradientKernel, LoopedGradient
 from fedsim.training.loop import Chunk, Kernel, train
 from fedsim.training.settings import LocalTraining
 from tests.helpers import Cohorts, Ticks, blobs_simulation, mlp, quadratic_run
@@ -159,7 +158,7 @@ def test_the_correction_is_an_exponential_average_of_merged_gradients(merge):
     module = build_model(
         simulation.model, task.dataset.input_shape, task.dataset.outputs, 0
     ).double()
-    kernel, seen = ClosedFormGradient(module, Layout.of(module), True), []
+    kernel, seen = LoopedGradient(module, Layout.of(module), True), []
 
     class Recording(GradientKernel):
         def __call__(self, x, *batch):
