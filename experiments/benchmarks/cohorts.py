@@ -42,7 +42,7 @@ from fedsim.engine.inprocess import InProcess  # noqa: E402
 from fedsim.evaluation.evaluator import Evaluation  # noqa: E402
 from fedsim.models import MLP, LeNet, McMahanCNN, ResNet18  # noqa: E402
 from fedsim.parameters import flat_parameters  # noqa: E402
-from fedsim.training import LocalTraining, vmapped  # noqa: E402
+from fedsim.training import LocalTraining, vectorised  # noqa: E402
 from fedsim.training.batches import draw_batches  # noqa: E402
 from fedsim.training.examples import Examples  # noqa: E402
 from fedsim.training.execution import clients_per_call, gradient_kernel  # noqa: E402
@@ -140,7 +140,7 @@ def seconds(name: str, cohort: int, device: str, way: str, rounds: int) -> dict:
         found = sum(times) / rounds
     else:
         clock = RoundClock()
-        with patch.object(vmapped, "TRACED_AFTER", 2):  # in the first round, which is not counted
+        with patch.object(vectorised, "TRACED_AFTER", 2):  # in the first round, which is not counted
             simulation(name, cohort, device, 1 + rounds, way, loggers=[clock]).run()
         found = clock.mean
     return {

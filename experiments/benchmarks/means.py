@@ -21,7 +21,7 @@ from fedsim.parameters import Layout
 from fedsim.rounds import batch_ahead
 from fedsim.rounds.grouping import Grouping
 from fedsim.rounds.jobs import Task
-from fedsim.training import execution, training, vectorised
+from fedsim.training import execution, loop, vectorised
 from fedsim.training.gradients import GradientKernel
 from fedsim.training.settings import LocalTraining
 
@@ -108,7 +108,7 @@ MEANS: dict[str, tuple[tuple[str, ...], Callable[[], object], Without]] = {
     "inputs of several steps at once": (
         ("W2lr", "W2"),
         InProcess,
-        lambda: patch.object(training, "STAGED", 1),
+        lambda: patch.object(loop, "STAGED", 1),
     ),
     "batches drawn for many jobs": (
         ("W2lr", "W2"),
