@@ -140,7 +140,8 @@ def seconds(name: str, cohort: int, device: str, way: str, rounds: int) -> dict:
         found = sum(times) / rounds
     else:
         clock = RoundClock()
-        with patch.object(vectorised, "TRACED_AFTER", 2):  # in the first round, which is not counted
+        # In the first round, which is not counted
+        with patch.object(vectorised, "TRACED_AFTER", 2):
             simulation(name, cohort, device, 1 + rounds, way, loggers=[clock]).run()
         found = clock.mean
     return {

