@@ -40,7 +40,7 @@ MARGIN = 0.02
 def plot_comparison(
     comparison: Comparison, path: str | Path | None = None, band: Literal["std", "minmax"] = "std"
 ) -> Figure:
-    """The curves of a comparison. band: "std", ± 1 standard deviation over seeds, or "minmax", from
+    """The curves of a comparison. band: "std", one standard deviation over seeds, or "minmax", from
     the least to the greatest; path: also write a picture there. Runs that do not count in the
     tables are thin dotted lines. Raises ConfigError if `path` cannot be written."""
     from matplotlib.lines import Line2D

@@ -85,7 +85,7 @@ def settings_in(cfg: DictConfig) -> Settings:
     """A composed configuration, without what belongs to Hydra and to a sweep, as plain values."""
     known = HydraConfig.get()
     kept = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "sweep")])
-    config: dict[str, Any] = OmegaConf.to_container(kept, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    config: Any = OmegaConf.to_container(kept, resolve=True, throw_on_missing=True)
     seeds = parse_seeds(config.pop("seeds", None))
     choices = {
         group: known.runtime.choices[group]

@@ -127,7 +127,8 @@ def in_worker(job: Callable[[], Any]) -> Any:
 
 def _follow() -> None:
     """Set up a worker process: out of reach of the terminal's Ctrl-C, and watching its leader."""
-    from fedsim import Simulation  # noqa: F401  (now: joblib ends a worker that has grown since its first run, which may find all done before)
+    # Now: joblib ends a worker that has grown since its first run, which may find all done before
+    from fedsim import Simulation  # noqa: F401
 
     # It may be gone already, and the system's parent another
     parent = multiprocessing.parent_process()

@@ -91,7 +91,8 @@ def _graphml(text: str) -> tuple[int, np.ndarray]:
 
 def _numbered(graph: object) -> tuple[int, np.ndarray]:
     number = {node: index for index, node in enumerate(graph.nodes())}  # type: ignore[attr-defined]
-    edges = [(number[edge[0]], number[edge[1]]) for edge in graph.edges()]  # type: ignore[attr-defined]
+    pairs = graph.edges()  # type: ignore[attr-defined]
+    edges = [(number[pair[0]], number[pair[1]]) for pair in pairs]
     return len(number), np.array(edges, dtype=np.int64).reshape(-1, 2)
 
 

@@ -366,7 +366,8 @@ def _chance(probability: float) -> float:
 
 
 def _edge_array(graph: object) -> np.ndarray:
-    return np.array(list(graph.edges()), dtype=np.int64).reshape(-1, 2)  # type: ignore[attr-defined]
+    edges = list(graph.edges())  # type: ignore[attr-defined]
+    return np.array(edges, dtype=np.int64).reshape(-1, 2)
 
 
 def _enough(topology: Topology, nodes: int, least: int) -> None:
