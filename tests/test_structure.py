@@ -156,6 +156,14 @@ def test_the_root_has_at_most_nine_modules_and_every_package_says_what_it_is_for
         assert 5 <= len((PACKAGE / package / "README.md").read_text().splitlines()) <= 60, package
 
 
+def test_readmes_of_packages_name_files_that_are_there():
+    for package in PACKAGES:
+        text = (PACKAGE / package / "README.md").read_text()
+        for name in re.findall(r"`([a-z_/]+\.(?:py|pyi|c))`", text):
+            places = (PACKAGE / package, PACKAGE, REPOSITORY)
+            assert any((place / name).is_file() for place in places), (package, name)
+
+
 def test_packages_export_what_users_need():
     code = """
 from fedsim import Simulation, simulate
