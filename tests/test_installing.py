@@ -116,4 +116,6 @@ def test_a_wheel_has_the_options_within_the_package(clone, environment, tmp_path
         path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "conf").rglob("*.yaml")
     }
     assert (packages / "fedsim" / "__init__.pyi").is_file() and not (packages / "conf").exists()
+    (about,) = packages.glob("fedsim-*.dist-info")
+    assert [path.name for path in (about / "licenses").rglob("*")] == ["LICENSE"]
     assert "metropolis" in run(environment, "-m", "fedsim", "list", "mixing", cwd=tmp_path)
